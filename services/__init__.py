@@ -1,0 +1,1 @@
+"""The applications. Each runs by `python -m services.<name>`; none imports another."""

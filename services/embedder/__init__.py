@@ -1,0 +1,1 @@
+"""The embedder: turns text into vectors with exactly the version asked for."""

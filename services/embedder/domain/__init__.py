@@ -1,0 +1,1 @@
+"""Decisions of the embedder that need no I/O."""

@@ -1,0 +1,1 @@
+"""Feedback: what searches showed, what people said of it, and what training may conclude."""

@@ -1,0 +1,1 @@
+"""What feedback means, without I/O."""

@@ -1,0 +1,88 @@
+"""Impressions on their way to the feedback service: buffered, bounded, never in the way of an answer."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from diapason.feedback.v1 import feedback_pb2 as pb
+from diapason.feedback.v1 import feedback_pb2_grpc as rpc
+from services.kit.context import call_options
+from services.search.ports import Impression
+from services.search.wire import route_to_pb
+
+log = structlog.get_logger()
+
+_CAPACITY = 10_000
+_BATCH = 200
+_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+
+
+class ImpressionBuffer:
+    """Sends what was recorded in batches, again and again until the feedback service has it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = rpc.FeedbackServiceStub(channel)
+        self._queue: asyncio.Queue[pb.Impression] = asyncio.Queue(_CAPACITY)
+        self._sending: list[pb.Impression] = []
+        self.dropped = 0
+
+    def record(self, impression: Impression) -> None:
+        """Queue it, or count it as dropped."""
+        try:
+            self._queue.put_nowait(_to_pb(impression))
+        except asyncio.QueueFull:
+            self.dropped += 1
+            if self.dropped % 1000 == 1:
+                log.warning(
+                    "impressions dropped: the feedback service does not keep up", dropped=self.dropped
+                )
+
+    async def run(self) -> None:
+        """Send for ever."""
+        while True:
+            self._sending = [await self._queue.get()]
+            while len(self._sending) < _BATCH and not self._queue.empty():
+                self._sending.append(self._queue.get_nowait())
+            while not await self._send(self._sending):
+                await asyncio.sleep(_RETRY_SECONDS)
+            self._sending = []
+
+    async def flush(self) -> None:
+        """Send what is left, once, at the end of the process."""
+        left = [*self._sending, *(self._queue.get_nowait() for _ in range(self._queue.qsize()))]
+        for start in range(0, len(left), _BATCH):
+            if not await self._send(left[start : start + _BATCH]):
+                break
+
+    async def _send(self, batch: Sequence[pb.Impression]) -> bool:
+        try:
+            # Repeating is safe: an impression is stored once per search id.
+            await self._stub.RecordImpressions(
+                pb.RecordImpressionsRequest(impressions=batch), **call_options(_SECONDS)
+            )
+        except grpc.RpcError as error:
+            log.warning(
+                "impressions wait for the feedback service", code=str(error.code()), waiting=len(batch)
+            )  # type: ignore[attr-defined]
+            return False
+        return True
+
+
+def _to_pb(impression: Impression) -> pb.Impression:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return pb.Impression(
+        search_id=impression.search_id,
+        query=impression.query,
+        actor=impression.actor,
+        route=route_to_pb(impression.route),
+        shown=[
+            pb.ShownDocument(document_id=hit.document_id, rank=rank, score=hit.score)
+            for rank, hit in enumerate(impression.hits, 1)
+        ],
+        time=now,
+    )

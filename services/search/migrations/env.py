@@ -1,0 +1,6 @@
+"""Alembic's entry."""
+
+from services.kit.sql import run_migrations
+from services.search.adapters.catalog import Base
+
+run_migrations(Base.metadata)

@@ -1,0 +1,1 @@
+"""The trainer: runs, gates, the registry of versions, and rollouts."""

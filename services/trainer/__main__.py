@@ -1,0 +1,66 @@
+"""Composition root of the trainer's API: `python -m services.trainer`."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from diapason.trainer.v1 import (
+    registry_pb2,
+    registry_pb2_grpc,
+    rollout_pb2,
+    rollout_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+from services.kit.channels import open_blocking_channel
+from services.kit.server import Host, run
+from services.kit.sql import Database
+from services.trainer.broker import Nudger
+from services.trainer.peers import Peers
+from services.trainer.servicers import RegistryServicer, RolloutServicer, TrainingServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+from services.trainer.upkeep import keep_leases, sweep
+
+REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+TRAINING = training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+ROLLOUTS = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@asynccontextmanager
+async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
+    """Wire the API together."""
+    database = Database(settings.database_url)
+    await asyncio.to_thread(database.migrate, MIGRATIONS)
+    store, nudger = Store(database), Nudger(settings.broker_url)
+    with (
+        open_blocking_channel(settings.search_address) as search,
+        open_blocking_channel(settings.feedback_address) as feedback,
+    ):
+        peers = Peers(search, feedback)
+        host.serve(
+            REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryServicer(store, nudger)
+        )
+        host.serve(
+            TRAINING,
+            training_pb2_grpc.add_TrainingServiceServicer_to_server,
+            TrainingServicer(store, nudger, peers),
+        )
+        host.serve(
+            ROLLOUTS,
+            rollout_pb2_grpc.add_RolloutServiceServicer_to_server,
+            RolloutServicer(store, nudger, peers),
+        )
+        host.background("sweeper", lambda: sweep(store, nudger))
+        host.background("leases", lambda: keep_leases(store, peers))
+        host.background("readiness", lambda: host.set_ready(True))
+        yield
+    nudger.close()
+    database.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run("trainer", TrainerSettings, build))

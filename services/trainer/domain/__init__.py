@@ -1,0 +1,1 @@
+"""What the trainer decides, without I/O."""

@@ -1,0 +1,98 @@
+"""Runs, versions and rollouts, and the states they go through."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a model does."""
+
+    ENCODER = "encoder"
+    RERANKER = "reranker"
+
+
+class RunKind(Enum):
+    """What a run does."""
+
+    FINE_TUNE = "fine_tune"
+    IMPORT = "import"
+
+
+class RunState(Enum):
+    """Where a run is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+RUN_ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+
+class Stage(Enum):
+    """What a running run is at."""
+
+    UNSPECIFIED = "unspecified"
+    COLLECT = "collect"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+    GATE = "gate"
+    PUBLISH = "publish"
+
+
+class RolloutState(Enum):
+    """Where a rollout is in its life."""
+
+    LOADING = "loading"
+    REINDEXING = "reindexing"
+    SWITCHING = "switching"
+    WATCHING = "watching"
+    RETIRING = "retiring"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    ROLLED_BACK = "rolled_back"
+
+
+# A worker drives these; RETIRING is left to the clock.
+ROLLOUT_ACTIVE = frozenset(
+    {RolloutState.LOADING, RolloutState.REINDEXING, RolloutState.SWITCHING, RolloutState.WATCHING}
+)
+ROLLOUT_BEFORE_SWITCH = frozenset({RolloutState.LOADING, RolloutState.REINDEXING, RolloutState.SWITCHING})
+ROLLOUT_ENDED = frozenset(
+    {RolloutState.DONE, RolloutState.FAILED, RolloutState.ABORTED, RolloutState.ROLLED_BACK}
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """
+    How to train. The defaults come from sweeps over the sample films' feedback.
+
+    ``dimensions`` besides the full one; ``held_out`` is the share of judged queries kept for the gate.
+    """
+
+    epochs: int = 2
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    dimensions: tuple[int, ...] = ()
+    held_out: float = 0.25
+    seed: int = 17
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """A version in the registry. ``path`` is its folder in the artifact store."""
+
+    model: str
+    number: int
+    digest: str
+    kind: Kind
+    path: str
+    dimension: int
+    dimensions: tuple[int, ...]
+    parent_digest: str
+    run_id: str

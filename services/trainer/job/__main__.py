@@ -1,0 +1,47 @@
+"""Entry of the job process."""
+
+import os
+import sys
+from pathlib import Path
+
+# Lower than everything that serves: training may take what is left of the cores.
+_NICENESS = 10
+
+
+def main(folder: Path) -> None:
+    """Do what the folder's spec says."""
+    from services.trainer.job import evaluating, exporting, loading, training
+    from services.trainer.job.spec import CANDIDATE, RESULT, Spec, say, write_json
+
+    spec = Spec.read(folder)
+    if spec.kind == "import":
+        say(stage="export", progress=0.1, message=f"loading {spec.source}")
+        exporting.export(loading.load(spec.source), spec.dimensions, folder / CANDIDATE)
+        write_json(folder / RESULT, {})
+        return
+    say(stage="train", progress=0.0, message="loading the base")
+    model = loading.load(spec.base)
+    training.train(model, spec, folder)
+    say(stage="evaluate", progress=0.0, message="the current version on the held-out queries")
+    current = loading.load(spec.current)
+    before = evaluating.evaluate(
+        current, spec.dimensions, folder, lambda done: say(stage="evaluate", progress=done / 2)
+    )
+    say(stage="evaluate", progress=0.5, message="the candidate on the held-out queries")
+    after = evaluating.evaluate(
+        model, spec.dimensions, folder, lambda done: say(stage="evaluate", progress=0.5 + done / 2)
+    )
+    say(stage="export", progress=0.0, message="the candidate to OpenVINO")
+    exporting.export(model, spec.dimensions, folder / CANDIDATE)
+    write_json(folder / RESULT, {"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    os.nice(_NICENESS)
+    from services.trainer.job.spec import JobError, say
+
+    try:
+        main(Path(sys.argv[1]))
+    except JobError as error:
+        say(error=str(error))
+        sys.exit(1)

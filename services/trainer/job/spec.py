@@ -1,0 +1,57 @@
+"""The files between a worker and the job process it starts."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SPEC, RESULT, CANDIDATE = "spec.json", "result.json", "candidate"
+TRAIN, CORPUS, HELD_OUT = "train.jsonl", "corpus.jsonl", "held_out.json"
+WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "description.json"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """
+    What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
+
+    ``dimensions`` are the sizes besides the full one.
+    """
+
+    kind: str
+    source: str = ""
+    base: str = ""
+    current: str = ""
+    dimensions: list[int] = field(default_factory=list)
+    epochs: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0.0
+    seed: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Leave it for the job."""
+        (folder / SPEC).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Spec":
+        """Take it up."""
+        return cls(**json.loads((folder / SPEC).read_text()))
+
+
+class JobError(Exception):
+    """Something a person can mend; the message says what."""
+
+
+def say(**fields: Any) -> None:
+    """One line of progress: any of stage, progress (0 to 1), message, loss, error."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.rename(path)

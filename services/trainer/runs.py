@@ -1,0 +1,275 @@
+"""
+Driving one run: collect, train in a process of its own, gate, publish, start the rollout.
+
+Each step leaves what it made in the run's folder, so that a run taken up again after a crash
+does not repeat what was finished (I7).
+"""
+
+import json
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+from obstore.store import ObjectStore
+
+from diapason.artifact.v1.manifest_pb2 import Lineage
+from services.kit.errors import ServiceError
+from services.trainer import artifacts
+from services.trainer.domain import data, gate
+from services.trainer.domain.model import PublishedVersion, RunKind, RunState, Stage, TrainingConfig
+from services.trainer.job import spec as files
+from services.trainer.job.spec import Spec
+from services.trainer.jobs import Every, Interrupted, Shutdown, StopRequested
+from services.trainer.peers import Peers
+from services.trainer.store import LostJob, RunRow, Store
+
+log = structlog.get_logger()
+
+_RENEW_SECONDS = 2.0
+_KILL_AFTER_SECONDS = 5.0
+
+
+class JobFailed(Exception):
+    """The job process ended without a result; the message is for people."""
+
+
+class Runner:
+    """Executes runs. One object serves all threads of a worker."""
+
+    def __init__(
+        self, store: Store, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._peers = peers
+        self._work_dir = work_dir
+        self._shutdown = shutdown
+
+    def execute(self, run_id: str) -> str:
+        """Do a run if nobody else does. Returns the id of the rollout it started, or an empty string."""
+        run = self._store.claim(RunRow, run_id)
+        if run is None:
+            return ""
+        folder = self._work_dir / "runs" / run.id
+        folder.mkdir(parents=True, exist_ok=True)
+        with structlog.contextvars.bound_contextvars(run=run.id):
+            try:
+                rollout = (
+                    self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
+                )
+            except Interrupted:
+                self._store.let_go(run)
+                return ""
+            except StopRequested:
+                self._store.end(run, RunState.CANCELLED, "cancelled")
+            except LostJob:
+                log.warning("another worker has taken the run over")
+                return ""
+            except (JobFailed, ServiceError, artifacts.BrokenArtifact) as error:
+                log.warning("run failed", reason=str(error))
+                self._store.end(run, RunState.FAILED, str(error))
+            except Exception as error:
+                log.exception("run failed")
+                self._store.end(
+                    run, RunState.FAILED, f"internal error ({type(error).__name__}); the worker's log has it"
+                )
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+                return rollout
+        return ""
+
+    def _import(self, run: RunRow, folder: Path) -> str:
+        source, sizes = run.request["source"], run.request["dimensions"]
+        self._store.update(run, stage=Stage.EXPORT.value, message=f"importing {source}")
+        Spec(kind="import", source=source, dimensions=sizes).write(folder)
+        self._job(run, folder)
+        version = self._publish(run, folder, Lineage(source=source, run_id=run.id), lease="import")
+        self._store.end(
+            run, RunState.SUCCEEDED, f"published as version {version.number}", published_digest=version.digest
+        )
+        return ""
+
+    def _tune(self, run: RunRow, folder: Path) -> str:
+        config = TrainingConfig(**run.request["config"])
+        current = self._store.version(run.current_digest)
+        self._collect(run, folder, config)
+        self._prepare(run, folder, config, current)
+        self._job(run, folder)
+        self._store.update(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
+        result = json.loads((folder / files.RESULT).read_text())
+        policy = gate.GatePolicy(**run.request["gate"])
+        decision = gate.decide(_scores(result["before"]), _scores(result["after"]), policy)
+        stored = _stored(decision)
+        self._store.update(run, gate=stored, progress=1.0, message=decision.reason)
+        log.info("gate", verdict=decision.verdict.value, reason=decision.reason)
+        if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
+            self._store.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
+            return ""
+        lineage = Lineage(source=run.model, parent_digest=current.digest, run_id=run.id)
+        # Leased from the first moment, so that nothing lets it go before its rollout has begun.
+        version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
+        rollout = self._store.add_rollout(run.collection, current.digest, version.digest, run.id)
+        self._store.end(
+            run,
+            RunState.SUCCEEDED,
+            f"promoted as version {version.number}: {decision.reason}",
+            published_digest=version.digest,
+            rollout_id=rollout.id,
+        )
+        self._store.release(f"run:{run.id}")
+        return rollout.id
+
+    def _collect(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
+        """Judgments and texts, into the run's folder."""
+        if (folder / files.HELD_OUT).exists():
+            return
+        self._store.update(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
+        judgments = self._peers.judgments(run.collection)
+        self._store.update(run, progress=0.5, message="fetching documents")
+        corpus = dict(self._peers.passages(run.collection))
+        # A document deleted since it was judged teaches nothing about those there are.
+        usable = [judgment for judgment in judgments if judgment.document_id in corpus]
+        dataset = data.prepare(usable, config.held_out, config.seed)
+        if not dataset.examples:
+            raise JobFailed(
+                f"there are {dataset.judgments} judgments with {dataset.train_queries} queries to train on; "
+                f"{data.MIN_QUERIES} are needed"
+            )
+        _write_lines(folder / files.CORPUS, [{"id": i, "text": text} for i, text in corpus.items()])
+        _write_lines(
+            folder / files.TRAIN,
+            [{"query": e.query, "positive": e.positive, "negatives": e.negatives} for e in dataset.examples],
+        )
+        files.write_json(folder / files.HELD_OUT, dataset.held_out)
+        summary = {
+            "judgments": dataset.judgments,
+            "positives": dataset.positives,
+            "negatives": dataset.judgments - dataset.positives,
+            "train_queries": dataset.train_queries,
+            "held_out_queries": len(dataset.held_out),
+            "documents": len(corpus),
+        }
+        self._store.update(run, data=summary, progress=1.0)
+
+    def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig, current: PublishedVersion) -> None:
+        """The spec, with the frozen base's weights: training begins there, on the whole log, every time."""
+        base = self._store.version(model=run.model, number=1)
+        weights = self._work_dir / "weights"
+        sizes = config.dimensions or tuple(size for size in current.dimensions if size != current.dimension)
+        Spec(
+            kind="fine-tune",
+            base=str(artifacts.fetch_weights(self._objects, base, weights)),
+            current=str(artifacts.fetch_weights(self._objects, current, weights)),
+            dimensions=list(sizes),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+        ).write(folder)
+
+    def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
+        self._store.update(run, stage=Stage.PUBLISH.value, progress=0.0, message="publishing")
+        number = self._store.next_number(run.model)
+        version = artifacts.publish(
+            self._objects, folder / files.CANDIDATE, model=run.model, number=number, lineage=lineage
+        )
+        self._store.update(run, progress=1.0)  # still ours? else the next line is another's to do
+        self._store.publish(version, lease)
+        return version
+
+    def _job(self, run: RunRow, folder: Path) -> None:
+        """Run the job process to its end, passing on its progress. Raises ``JobFailed``."""
+        if (folder / files.RESULT).exists():
+            return
+        shutil.rmtree(folder / files.CANDIDATE, ignore_errors=True)
+        with (folder / "job.log").open("w") as job_log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.trainer.job", str(folder)],
+                stdout=subprocess.PIPE,
+                stderr=job_log,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+            try:
+                failure = self._follow(run, process)
+            finally:
+                _end(process)
+        if process.returncode != 0 or not (folder / files.RESULT).exists():
+            tail = (folder / "job.log").read_text()[-4000:]
+            log.error("job process failed", status=process.returncode, log=tail)
+            raise JobFailed(failure or _how_it_ended(process.returncode, tail))
+
+    def _follow(self, run: RunRow, process: subprocess.Popen[str]) -> str:
+        """Write the job's progress to the row until it ends; returns the error it named, if any."""
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        assert process.stdout is not None
+        threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+        renew, failure = Every(_RENEW_SECONDS), ""
+        losses: list[Any] = []
+        while True:
+            self._shutdown.check()
+            changes: dict[str, Any] = {}
+            try:
+                line = lines.get(timeout=0.25)
+            except queue.Empty:
+                line = ""
+            if line is None:
+                return failure
+            if line:
+                said = json.loads(line)
+                failure = said.pop("error", failure)
+                if point := said.pop("loss", None):
+                    losses.append(point)
+                    changes["losses"] = list(losses)
+                changes |= said
+            if (changes or renew.due()) and self._store.update(run, **changes).stop_requested:
+                raise StopRequested
+
+
+def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
+    for line in stream:
+        if line.startswith("{"):
+            lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        try:
+            process.wait(timeout=0.5)  # its output has ended; so will it
+        except subprocess.TimeoutExpired:
+            process.terminate()
+    try:
+        process.wait(_KILL_AFTER_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _how_it_ended(status: int, tail: str) -> str:
+    if status < 0:
+        return f"the training process was killed by signal {-status}; out of memory is the usual reason"
+    last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no message")
+    return f"the training process failed: {last.strip()}"
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _scores(stored: dict[str, dict[str, list[float]]]) -> gate.Scores:
+    return {int(size): metrics for size, metrics in stored.items()}
+
+
+def _stored(decision: gate.GateResult) -> dict[str, Any]:
+    return {
+        "verdict": decision.verdict.value,
+        "reason": decision.reason,
+        "queries": decision.queries,
+        "metrics": [vars(comparison) for comparison in decision.comparisons],
+    }

@@ -1,0 +1,58 @@
+"""
+What the trainer's API does by itself: nudge jobs that nobody works on, and keep leases true.
+
+Every API replica does both; doing them twice is harmless.
+"""
+
+import asyncio
+
+import structlog
+
+from services.kit.errors import ServiceError
+from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
+from services.trainer.jobs import Every
+from services.trainer.peers import Peers
+from services.trainer.store import RolloutRow, RunRow, Store
+
+log = structlog.get_logger()
+
+_EVERY_SECONDS = 1.0
+# A nudge is not repeated sooner than this, so that a long queue stays short.
+_NUDGE_AGAIN_SECONDS = 5.0
+
+
+async def sweep(store: Store, nudger: Nudger) -> None:
+    """Nudge waiting jobs again and again, for ever: after a crash, a full worker, a lost message."""
+    pacing: dict[str, Every] = {}
+    while True:
+        runs, rollouts = await asyncio.to_thread(store.waiting)
+        pacing = {job: pacing.get(job, Every(_NUDGE_AGAIN_SECONDS)) for job in (*runs, *rollouts)}
+        for kind, task, jobs in ((RunRow, RUN_TASK, runs), (RolloutRow, ROLLOUT_TASK, rollouts)):
+            for job in jobs:
+                if pacing[job].due() and not await asyncio.to_thread(nudger.nudge, task, job):
+                    waits = (
+                        "waits for the message broker, which does not answer; goes on by itself once it does"
+                    )
+                    await asyncio.to_thread(store.note, kind, job, waits)
+        await asyncio.sleep(_EVERY_SECONDS)
+
+
+async def keep_leases(store: Store, peers: Peers) -> None:
+    """
+    Hold a lease for every index that search keeps, and end rollouts whose old index is gone, for ever.
+
+    While search does not answer, nothing is let go.
+    """
+    while True:
+        try:
+            collections = await asyncio.to_thread(peers.collections)
+        except ServiceError as error:
+            log.debug("leases wait for search", reason=str(error))
+        else:
+            held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
+            await asyncio.to_thread(store.sync_index_leases, held)
+            kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
+            for rollout in await asyncio.to_thread(store.retiring):
+                if (rollout.collection, rollout.from_digest) not in kept:
+                    await asyncio.to_thread(store.end_retired, rollout.id)
+        await asyncio.sleep(_EVERY_SECONDS)

@@ -1,0 +1,101 @@
+"""The trainer's things in the contract's form."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, VersionRef
+from diapason.trainer.v1 import registry_pb2 as registry
+from diapason.trainer.v1 import rollout_pb2 as rollouts
+from diapason.trainer.v1 import training_pb2 as training
+from services.trainer.domain.model import PublishedVersion
+from services.trainer.store import RolloutRow, RunRow, Store
+
+
+def moment(at: datetime) -> Timestamp:
+    """UTC, also where the database forgot to say so."""
+    stamp = Timestamp()
+    stamp.FromDatetime(at if at.tzinfo else at.replace(tzinfo=UTC))
+    return stamp
+
+
+def ref(version: PublishedVersion) -> VersionRef:
+    """All three parts of a version's name."""
+    return VersionRef(model=version.model, number=version.number, digest=version.digest)
+
+
+def version(published: PublishedVersion, at: datetime, leases: list[str]) -> registry.Version:
+    """A version without what replicas say of it."""
+    return registry.Version(
+        ref=ref(published),
+        kind=MODEL_KIND_ENCODER,
+        artifact_path=published.path,
+        parent_digest=published.parent_digest,
+        run_id=published.run_id,
+        published_time=moment(at),
+        dimension=published.dimension,
+        dimensions=published.dimensions,
+        leases=leases,
+    )
+
+
+def run(row: RunRow, store: Store) -> training.Run:
+    """A run with everything known of it. Reads versions: call it from a thread."""
+    message = training.Run(
+        id=row.id,
+        kind=training.RunKind.Value(f"RUN_KIND_{row.kind.upper()}"),
+        state=training.RunState.Value(f"RUN_STATE_{row.state.upper()}"),
+        stage=training.RunStage.Value(f"RUN_STAGE_{row.stage.upper()}"),
+        progress=row.progress,
+        message=row.message,
+        collection=row.collection,
+        model=row.model,
+        rollout_id=row.rollout_id,
+        created_time=moment(row.created_at),
+        data=training.DataSummary(**row.data),
+        losses=[training.LossPoint(step=step, epoch=epoch, loss=loss) for step, epoch, loss in row.losses],
+    )
+    if row.current_digest:
+        message.current.CopyFrom(ref(store.version(row.current_digest)))
+    if row.published_digest:
+        message.published.CopyFrom(ref(store.version(row.published_digest)))
+    if row.started_at:
+        message.started_time.CopyFrom(moment(row.started_at))
+    if row.ended_at:
+        message.ended_time.CopyFrom(moment(row.ended_at))
+    if row.gate:
+        message.gate.CopyFrom(_gate(row.gate))
+    return message
+
+
+def _gate(stored: dict[str, Any]) -> training.Gate:
+    return training.Gate(
+        verdict=training.Verdict.Value(f"VERDICT_{stored['verdict'].upper()}"),
+        reason=stored["reason"],
+        queries=stored["queries"],
+        metrics=[training.MetricComparison(**metric) for metric in stored["metrics"]],
+    )
+
+
+def rollout(row: RolloutRow, store: Store) -> rollouts.Rollout:
+    """A rollout. Reads versions: call it from a thread."""
+    message = rollouts.Rollout(
+        id=row.id,
+        collection=row.collection,
+        to=ref(store.version(row.to_digest)),
+        state=_rollout_state(row.state),
+        progress=row.progress,
+        message=row.message,
+        run_id=row.run_id,
+        history=[
+            rollouts.RolloutEvent(state=_rollout_state(state), time=moment(datetime.fromisoformat(at)))
+            for state, at in row.history
+        ],
+    )
+    getattr(message, "from").CopyFrom(ref(store.version(row.from_digest)))
+    return message
+
+
+def _rollout_state(state: str) -> rollouts.RolloutState:
+    return rollouts.RolloutState.Value(f"ROLLOUT_STATE_{state.upper()}")

@@ -1,0 +1,93 @@
+"""
+The Celery worker: `python -m services.trainer.worker`. Composition root of the trainer's other process.
+
+Threads, not forks: a task only watches over a job process or waits for other services, and
+nothing that must not be forked (torch, gRPC channels) is.
+"""
+
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import structlog
+from celery import signals
+from obstore.store import from_url
+
+from services.kit import logs
+from services.kit.channels import open_blocking_channel
+from services.kit.settings import load
+from services.kit.sql import Database
+from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, celery_app
+from services.trainer.jobs import Shutdown
+from services.trainer.peers import Peers
+from services.trainer.rollouts import Roller
+from services.trainer.runs import Runner
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+
+log = structlog.get_logger()
+
+_HEARTBEAT_SECONDS = 2.0
+# One training at a time per worker, with rollouts beside it.
+_THREADS = 4
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def main() -> int:
+    """Work until SIGTERM; unfinished jobs are given back."""
+    settings = load(TrainerSettings, "services.trainer.worker", sys.argv[1:])
+    logs.configure("worker", settings.log_level, settings.log_format)
+    database = Database(settings.database_url)
+    database.migrate(MIGRATIONS)
+    store, shutdown = Store(database), Shutdown()
+    peers = Peers(
+        open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address)
+    )
+    work_dir = settings.work_dir.resolve()
+    runner = Runner(store, from_url(settings.artifacts_url), peers, work_dir, shutdown)
+    roller = Roller(store, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
+    app = celery_app(settings.broker_url)
+    training = threading.Lock()
+
+    @app.task(name=RUN_TASK)
+    def run(run_id: str) -> None:
+        # A run that finds the place taken stays queued and is nudged again.
+        if not training.acquire(blocking=False):
+            return
+        try:
+            rollout_id = runner.execute(run_id)
+        finally:
+            training.release()
+        if rollout_id:
+            roller.execute(rollout_id)
+
+    @app.task(name=ROLLOUT_TASK)
+    def roll_out(rollout_id: str) -> None:
+        roller.execute(rollout_id)
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def stop(**_: object) -> None:
+        shutdown.set()
+
+    threading.Thread(target=_beat, args=(store, shutdown), daemon=True).start()
+    app.worker_main(
+        ["worker", "--pool=threads", f"--concurrency={_THREADS}", "--without-gossip", "--without-mingle"]
+    )
+    return 0
+
+
+def _beat(store: Store, shutdown: Shutdown) -> None:
+    """Say that this worker lives, until it stops."""
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    while True:
+        try:
+            store.worker_alive(name)
+        except Exception:
+            log.exception("heartbeat failed")
+        shutdown.pause(_HEARTBEAT_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
