@@ -110,10 +110,11 @@ class Client:
     def health(self, service: str, check: str = "readiness") -> str:
         """``SERVING``, ``NOT_SERVING``, or why there is no answer. ``service`` as in `Addresses`."""
         stub = health_pb2_grpc.HealthStub(self._channels[service])
+        request = health_pb2.HealthCheckRequest(service=check)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=check), timeout=2.0)
+            answer = stub.Check(request, timeout=2.0)  # type: ignore[attr-defined]
         except grpc.RpcError as error:
-            return str(error.code().name)  # type: ignore[attr-defined]
+            return error.code().name
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
     # Search
@@ -133,8 +134,7 @@ class Client:
     ) -> Iterator[document_pb2.UpsertDocumentsResponse]:
         """Write documents; yields an acknowledgement for each, in order, as it becomes durable."""
         requests = (
-            document_pb2.UpsertDocumentsRequest(collection=collection, document=document)
-            for document in documents
+            document_pb2.UpsertDocumentsRequest(collection=collection, document=document) for document in documents
         )
         with _errors():
             yield from self._documents.UpsertDocuments(requests)
@@ -158,14 +158,20 @@ class Client:
             return self._documents.DeleteDocuments(request, timeout=self._timeout)
 
     def create_collection(
-        self, name: str, model: str, dimensions: Sequence[int] = (), retention: float | None = None
+        self,
+        name: str,
+        encoder: str | VersionRef,
+        dimensions: Sequence[int] = (),
+        retention: float | None = None,
     ) -> collection_pb2.Collection:
-        """A new collection under the newest version of a model. ``retention`` in seconds."""
+        """A new collection under a version, or the newest of a model. ``retention`` in seconds."""
         settings = collection_pb2.CollectionSettings(dimensions=dimensions)
         if retention is not None:
             settings.retention.FromNanoseconds(int(retention * 1e9))
         request = collection_pb2.CreateCollectionRequest(
-            name=name, encoder=VersionRef(model=model), settings=settings
+            name=name,
+            encoder=VersionRef(model=encoder) if isinstance(encoder, str) else encoder,
+            settings=settings,
         )
         with _errors():
             return self._collections.CreateCollection(request, timeout=self._timeout).collection

@@ -81,8 +81,8 @@ _KINDS: dict[grpc.StatusCode, type[DiapasonError]] = {
 
 def from_rpc_error(error: grpc.RpcError) -> DiapasonError:
     """The error that a failed call stands for, with its details."""
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-    message: str = error.details() or code.name  # type: ignore[attr-defined]
+    code: grpc.StatusCode = error.code()
+    message: str = error.details() or code.name
     violations: list[tuple[str, str]] = []
     retry_after, request_id = 0.0, ""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]

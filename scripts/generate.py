@@ -32,9 +32,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         fresh = generate(Path(folder))
         checked_in = sorted(
-            p.relative_to(ROOT)
-            for p in (ROOT / "diapason").rglob("*_pb2*.py*")
-            if "__pycache__" not in p.parts
+            p.relative_to(ROOT) for p in (ROOT / "diapason").rglob("*_pb2*.py*") if "__pycache__" not in p.parts
         )
         stale = [
             str(path)

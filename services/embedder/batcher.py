@@ -33,8 +33,7 @@ class _Waiting:
 
 
 class Batcher:
-    """
-    Queues texts and embeds what has gathered, as soon as the thread is free: no delay timer.
+    """Queues texts and embeds what has gathered, as soon as the thread is free: no delay timer.
 
     A batch that fails is taken apart, so that only the texts that can't be embedded get the error.
     """

@@ -29,8 +29,7 @@ def fetch_manifest(store: ObjectStore, path: str, digest: str) -> Manifest:
 
 
 def fetch_files(store: ObjectStore, path: str, manifest: Manifest, target: Path) -> None:
-    """
-    Copy what serving needs into ``target``, which appears whole or not at all.
+    """Copy what serving needs into ``target``, which appears whole or not at all.
 
     Files already in the cache are verified again: a cache is a disk like any other.
     Raises ``BadArtifact``.

@@ -1,5 +1,4 @@
-"""
-The versions that this replica holds, and the way from the desired set to them (I4).
+"""The versions that this replica holds, and the way from the desired set to them (I4).
 
 The old version serves until the new one is loaded, warmed and probed. A version that is let
 go leaves only when its last request has been answered. A failed load changes nothing else.
@@ -19,7 +18,7 @@ from obstore.store import ObjectStore
 from diapason.artifact.v1.manifest_pb2 import Manifest
 from services.embedder import fetching
 from services.embedder.batcher import Batcher
-from services.embedder.domain.versions import Load, Snapshot, State, backoff, next_actions, step
+from services.embedder.domain.versions import Action, Load, Snapshot, State, backoff, next_actions, step
 from services.embedder.runtime import BadVersion, Runtime
 from services.kit.errors import FailedPrecondition, NotFound
 from services.kit.usage import Usage
@@ -55,9 +54,7 @@ class Resident:
     def become(self, state: State, reason: str = "") -> None:
         """Go on to the next state of its life."""
         self.state, self.reason = step(self.state, state), reason
-        log.info(
-            "version", model=self.desired.model, number=self.desired.number, state=state.value, reason=reason
-        )
+        log.info("version", model=self.desired.model, number=self.desired.number, state=state.value, reason=reason)
 
 
 class Residents:
@@ -86,18 +83,14 @@ class Residents:
 
     def settled(self) -> bool:
         """Whether the registry (or the memory of it) was heard and all it wants is ready or has failed."""
-        states = [
-            self._held[d.digest].state if d.digest in self._held else State.WANTED for d in self._desired
-        ]
+        states = [self._held[d.digest].state if d.digest in self._held else State.WANTED for d in self._desired]
         return self._told and all(state in (State.READY, State.FAILED) for state in states)
 
     def find(self, model: str, number: int, digest: str) -> Resident:
         """The ready version that a request names. Raises ``NotFound`` or ``FailedPrecondition``."""
         for resident in self._held.values():
             known = resident.desired
-            if (digest and known.digest == digest) or (
-                not digest and (known.model, known.number) == (model, number)
-            ):
+            if (digest and known.digest == digest) or (not digest and (known.model, known.number) == (model, number)):
                 if resident.state is State.READY:
                     return resident
                 raise FailedPrecondition(
@@ -142,7 +135,7 @@ class Residents:
             if resident.batcher:
                 await resident.batcher.close()
 
-    def _next_actions(self) -> Sequence[object]:
+    def _next_actions(self) -> Sequence[Action]:
         now = time.monotonic()
         held = [Snapshot(digest, r.state, r.retry_at - now) for digest, r in self._held.items()]
         return next_actions([d.digest for d in self._desired], held)
@@ -158,9 +151,7 @@ class Residents:
                 fetching.fetch_manifest, self._store, desired.path, desired.digest
             )
             self._become(resident, State.VERIFYING)
-            await asyncio.to_thread(
-                fetching.fetch_files, self._store, desired.path, resident.manifest, folder
-            )
+            await asyncio.to_thread(fetching.fetch_files, self._store, desired.path, resident.manifest, folder)
             self._become(resident, State.LOADING)
             runtime = await asyncio.to_thread(Runtime, folder, resident.manifest, self._threads)
             self._become(resident, State.WARMING)
@@ -169,9 +160,7 @@ class Residents:
             resident.failures += 1
             resident.retry_at = time.monotonic() + backoff(resident.failures)
             expected = isinstance(error, BadVersion | fetching.BadArtifact)
-            self._become(
-                resident, State.FAILED, str(error) if expected else f"{type(error).__name__}: {error}"
-            )
+            self._become(resident, State.FAILED, str(error) if expected else f"{type(error).__name__}: {error}")
             log.warning("version refused", digest=desired.digest, exc_info=not expected)
             return
         resident.failures = 0

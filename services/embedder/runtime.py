@@ -1,5 +1,4 @@
-"""
-One loaded version: tokenizer and OpenVINO model. Used by one thread at a time.
+"""One loaded version: tokenizer and OpenVINO model. Used by one thread at a time.
 
 Rust tokenizers and infer requests are not shared between threads ("Already borrowed").
 """
@@ -89,9 +88,7 @@ class Runtime:
             raise BadVersion("it gives vectors that are not finite")
         closeness = float((found * expected).sum(axis=1).min())
         if closeness < GOLDEN_COSINE:
-            raise BadVersion(
-                f"its golden vectors come out at cosine {closeness:.4f} instead of {GOLDEN_COSINE}"
-            )
+            raise BadVersion(f"its golden vectors come out at cosine {closeness:.4f} instead of {GOLDEN_COSINE}")
 
     def _pad_token(self) -> str:
         known = ("[PAD]", "<pad>", "<|endoftext|>")

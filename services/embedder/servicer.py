@@ -74,9 +74,7 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
         if request.role not in (pb.ROLE_QUERY, pb.ROLE_DOCUMENT):
             wrong.append(Violation("role", f"is {request.role}; say ROLE_QUERY or ROLE_DOCUMENT"))
         if not 1 <= len(request.texts) <= self._limits.max_texts:
-            wrong.append(
-                Violation("texts", f"has {len(request.texts)} texts; send 1 to {self._limits.max_texts}")
-            )
+            wrong.append(Violation("texts", f"has {len(request.texts)} texts; send 1 to {self._limits.max_texts}"))
         for i, text in enumerate(request.texts):
             if not text.strip():
                 wrong.append(Violation(f"texts[{i}]", "is empty; leave it out"))

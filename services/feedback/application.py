@@ -19,8 +19,7 @@ _IMPRESSION_PAUSE_SECONDS = 0.05
 
 
 async def submit(store: FeedbackStore, batch: Sequence[Submission]) -> list[bool]:
-    """
-    Store a batch, whole or not at all; for each item whether it was stored before.
+    """Store a batch, whole or not at all; for each item whether it was stored before.
 
     Raises ``InvalidArgument``, ``NotFound`` (a search id unknown here) or
     ``FailedPrecondition`` (a document that the search did not show).
@@ -57,18 +56,13 @@ def _complete(i: int, item: Submission, shown: dict[str, Shown]) -> Submission:
     return replace(item, collection=impression.collection, query=impression.query)
 
 
-async def export(
-    store: FeedbackStore, collection: str, policy: Policy, cursor: str
-) -> list[tuple[Judgment, str]]:
-    """
-    Judgments over all events known when the export began, each with the cursor that follows it.
+async def export(store: FeedbackStore, collection: str, policy: Policy, cursor: str) -> list[tuple[Judgment, str]]:
+    """Judgments over all events known when the export began, each with the cursor that follows it.
 
     A cursor holds the newest event of that moment and the last judgment sent, so an export that
     is taken up again goes on in the same list, whatever was added meanwhile.
     """
-    up_to, after = (
-        _read_cursor(cursor) if cursor else (await asyncio.to_thread(store.newest, collection), None)
-    )
+    up_to, after = _read_cursor(cursor) if cursor else (await asyncio.to_thread(store.newest, collection), None)
     events = await asyncio.to_thread(store.events, collection, up_to)
     found = await asyncio.to_thread(judgments, events, policy)
     return [
@@ -79,9 +73,7 @@ async def export(
 
 
 def _write_cursor(up_to: int, judgment: Judgment) -> str:
-    return base64.urlsafe_b64encode(
-        json.dumps([up_to, judgment.query, judgment.document_id]).encode()
-    ).decode()
+    return base64.urlsafe_b64encode(json.dumps([up_to, judgment.query, judgment.document_id]).encode()).decode()
 
 
 def _read_cursor(cursor: str) -> tuple[int, tuple[str, str]]:
@@ -89,6 +81,4 @@ def _read_cursor(cursor: str) -> tuple[int, tuple[str, str]]:
         up_to, query, document_id = json.loads(base64.urlsafe_b64decode(cursor))
         return int(up_to), (str(query), str(document_id))
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InvalidArgument(
-            Violation("cursor", "is not one; give back a cursor as it came, or none")
-        ) from error
+        raise InvalidArgument(Violation("cursor", "is not one; give back a cursor as it came, or none")) from error

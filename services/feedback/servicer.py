@@ -28,9 +28,7 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
     def __init__(self, store: FeedbackStore) -> None:
         self._store = store
 
-    async def SubmitFeedback(
-        self, request: pb.SubmitFeedbackRequest, context: Context
-    ) -> pb.SubmitFeedbackResponse:
+    async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Context) -> pb.SubmitFeedbackResponse:
         """Store a batch, whole or not at all."""
         duplicates = await application.submit(self._store, [_submission(item) for item in request.feedback])
         receipts = [
@@ -45,9 +43,7 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
         """Store what searches showed."""
         if len(request.impressions) > _MAX_IMPRESSIONS:
             raise InvalidArgument(
-                Violation(
-                    "impressions", f"has {len(request.impressions)} items; the most is {_MAX_IMPRESSIONS}"
-                )
+                Violation("impressions", f"has {len(request.impressions)} items; the most is {_MAX_IMPRESSIONS}")
             )
         for i, impression in enumerate(request.impressions):
             if not impression.search_id or not impression.route.collection:
@@ -61,10 +57,7 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
         summary = await asyncio.to_thread(self._store.summary, request.collection)
         response = pb.GetSummaryResponse(
             impressions=summary.impressions,
-            signals=[
-                pb.SignalCount(signal=_NUMBERS[s], count=n)
-                for s, n in sorted(summary.signals.items(), key=str)
-            ],
+            signals=[pb.SignalCount(signal=_NUMBERS[s], count=n) for s, n in sorted(summary.signals.items(), key=str)],
             queries=summary.queries,
         )
         if summary.last:
@@ -78,9 +71,7 @@ class FeedbackServicer(rpc.FeedbackServiceServicer):
         if not request.collection:
             raise InvalidArgument(Violation("collection", "is empty; name one"))
         policy = _policy(request.policy) if request.HasField("policy") else Policy()
-        for judgment, cursor in await application.export(
-            self._store, request.collection, policy, request.cursor
-        ):
+        for judgment, cursor in await application.export(self._store, request.collection, policy, request.cursor):
             yield pb.ExportJudgmentsResponse(
                 judgment=pb.Judgment(
                     query=judgment.query,
@@ -125,8 +116,6 @@ def _policy(policy: pb.JudgmentPolicy) -> Policy:
         if signal is None:
             raise InvalidArgument(Violation(f"policy.targets[{i}].signal", "is missing or unknown"))
         if item.weight < 0:
-            raise InvalidArgument(
-                Violation(f"policy.targets[{i}].weight", f"is {item.weight}; give 0 or more")
-            )
+            raise InvalidArgument(Violation(f"policy.targets[{i}].weight", f"is {item.weight}; give 0 or more"))
         aims[signal] = Aim(item.target, item.weight)
     return Policy(policy.name or "unnamed", aims)

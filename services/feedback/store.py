@@ -1,5 +1,4 @@
-"""
-Impressions and feedback in SQL. Append-only; acknowledged means committed.
+"""Impressions and feedback in SQL. Append-only; acknowledged means committed.
 
 Methods block: call them from a thread.
 """
@@ -88,9 +87,7 @@ class FeedbackStore:
         """Store those not stored before; returns how many those were."""
         by_id = {row.search_id: row for row in rows}
         with self._database.writing() as session:
-            known = set(
-                session.scalars(sa.select(ImpressionRow.search_id).where(ImpressionRow.search_id.in_(by_id)))
-            )
+            known = set(session.scalars(sa.select(ImpressionRow.search_id).where(ImpressionRow.search_id.in_(by_id))))
             fresh = [row for search_id, row in by_id.items() if search_id not in known]
             session.add_all(fresh)
             return len(fresh)
@@ -100,15 +97,12 @@ class FeedbackStore:
         with self._database.reading() as session:
             rows = session.scalars(sa.select(ImpressionRow).where(ImpressionRow.search_id.in_(search_ids)))
             return {
-                row.search_id: Shown(
-                    row.collection, row.query, frozenset(item["document_id"] for item in row.shown)
-                )
+                row.search_id: Shown(row.collection, row.query, frozenset(item["document_id"] for item in row.shown))
                 for row in rows
             }
 
     def add_feedback(self, batch: Sequence[Submission]) -> list[bool]:
-        """
-        Store a batch in one transaction; for each item whether its key was known before.
+        """Store a batch in one transaction; for each item whether its key was known before.
 
         The items name their collection and query, by search id or not.
         """
@@ -154,8 +148,7 @@ class FeedbackStore:
                 .order_by(FeedbackRow.number)
             )
             return [
-                Event(row.number, row.query, row.document_id, row.actor, Signal(row.signal), row.value)
-                for row in rows
+                Event(row.number, row.query, row.document_id, row.actor, Signal(row.signal), row.value) for row in rows
             ]
 
     def summary(self, collection: str) -> Summary:
@@ -168,9 +161,7 @@ class FeedbackStore:
                 return query.where(table.collection == collection) if collection else query
 
             impressions = session.scalar(of(sa.func.count(), ImpressionRow)) or 0
-            counts = (
-                of(FeedbackRow.signal, FeedbackRow).add_columns(sa.func.count()).group_by(FeedbackRow.signal)
-            )
+            counts = of(FeedbackRow.signal, FeedbackRow).add_columns(sa.func.count()).group_by(FeedbackRow.signal)
             signals = {Signal(name): count for name, count in session.execute(counts)}
             queries = session.scalar(of(sa.func.count(sa.distinct(FeedbackRow.query)), FeedbackRow)) or 0
             last = session.scalar(of(sa.func.max(FeedbackRow.at), FeedbackRow))

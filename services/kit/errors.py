@@ -1,5 +1,4 @@
-"""
-What can go wrong, in the services' own terms. `status.py` says how each looks on the wire.
+"""What can go wrong, in the services' own terms. `status.py` says how each looks on the wire.
 
 ServiceError
 ├── InvalidArgument    the request breaks a rule, whatever the state

@@ -33,9 +33,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method.startswith(_OWN):
             return handler
-        offered = next(
-            (str(v) for k, v in details.invocation_metadata if k == request_context.REQUEST_ID_KEY), None
-        )
+        offered = next((str(v) for k, v in details.invocation_metadata if k == request_context.REQUEST_ID_KEY), None)
         call = _Call(details.method, offered, self._default_timeout)
         if handler.response_streaming:
             wrap = (
@@ -62,9 +60,7 @@ class _Call:
         self._offered_id = offered_id
         self._default_timeout = default_timeout
 
-    def unary(
-        self, behaviour: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
+    def unary(self, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
         async def handle(request: Any, context: Context) -> Any:
             given = context.time_remaining()
             seconds = self._default_timeout if given is None else min(given, self._default_timeout)

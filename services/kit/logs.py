@@ -10,8 +10,7 @@ LogFormat = Literal["json", "console"]
 
 
 def configure(service: str, level: str, style: LogFormat) -> None:
-    """
-    Send our own and the libraries' log lines through the same processors.
+    """Send our own and the libraries' log lines through the same processors.
 
     ``level`` is a name that `logging` knows, upper-case.
     """

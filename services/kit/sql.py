@@ -20,9 +20,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _open(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._reading = sessionmaker(
-            self.engine.execution_options(**{_READ_ONLY: True}), expire_on_commit=False
-        )
+        self._reading = sessionmaker(self.engine.execution_options(**{_READ_ONLY: True}), expire_on_commit=False)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -32,8 +30,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """
-        A transaction, committed at the end of the block or rolled back by an exception.
+        """A transaction, committed at the end of the block or rolled back by an exception.
 
         On SQLite writers take turns from the first statement on, so that a transaction that
         reads before it writes never fails half-way on a lock.

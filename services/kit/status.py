@@ -42,25 +42,18 @@ def to_status(error: errors.ServiceError, request_id: str) -> grpc.Status:
 
 def internal(request_id: str) -> grpc.Status:
     """What a caller sees of a fault of ours: where to look, and nothing else."""
-    return to_status(
-        errors.ServiceError(f"internal error; the log has it under request {request_id}"), request_id
-    )
+    return to_status(errors.ServiceError(f"internal error; the log has it under request {request_id}"), request_id)
 
 
 def _details(error: errors.ServiceError) -> Sequence[Message]:
     match error:
         case errors.InvalidArgument(violations=violations):
-            fields = [
-                details.BadRequest.FieldViolation(field=v.field, description=v.description)
-                for v in violations
-            ]
+            fields = [details.BadRequest.FieldViolation(field=v.field, description=v.description) for v in violations]
             return [details.BadRequest(field_violations=fields)]
         case errors.NotFound(kind=kind, name=name) | errors.AlreadyExists(kind=kind, name=name):
             return [details.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)]
         case errors.FailedPrecondition(rule=rule, subject=subject):
-            violation = details.PreconditionFailure.Violation(
-                type=rule, subject=subject, description=error.message
-            )
+            violation = details.PreconditionFailure.Violation(type=rule, subject=subject, description=error.message)
             return [details.PreconditionFailure(violations=[violation])]
         case errors.Conflict():
             return [details.ErrorInfo(reason="CONFLICT", domain=DOMAIN)]
@@ -73,14 +66,13 @@ def _details(error: errors.ServiceError) -> Sequence[Message]:
 
 
 def from_rpc_error(error: grpc.RpcError, service: str) -> errors.ServiceError:
-    """
-    What a failed call to another service means for our own caller.
+    """What a failed call to another service means for our own caller.
 
     Overload, time-outs and absence pass through as what they are. Anything else is a
     fault between the two services, which a caller can't mend: it becomes a plain
     ``ServiceError`` (INTERNAL).
     """
-    code, text = error.code(), error.details() or ""  # type: ignore[attr-defined]
+    code, text = error.code(), error.details() or ""
     match code:
         case grpc.StatusCode.UNAVAILABLE:
             return errors.Unavailable(f"the {service} service does not answer; try again soon")

@@ -41,14 +41,10 @@ async def build(settings: SearchSettings, host: Host) -> AsyncIterator[None]:
         open_channel(settings.feedback_address) as feedback,
     ):
         impressions = ImpressionBuffer(feedback)
-        search = Search(
-            Catalog(database), EdgeEngine(settings.indexes_dir), GrpcEmbedder(embedder), impressions
-        )
+        search = Search(Catalog(database), EdgeEngine(settings.indexes_dir), GrpcEmbedder(embedder), impressions)
         await search.open()
         host.serve(SEARCH, search_pb2_grpc.add_SearchServiceServicer_to_server, SearchServicer(search))
-        host.serve(
-            DOCUMENTS, document_pb2_grpc.add_DocumentServiceServicer_to_server, DocumentServicer(search)
-        )
+        host.serve(DOCUMENTS, document_pb2_grpc.add_DocumentServiceServicer_to_server, DocumentServicer(search))
         host.serve(
             COLLECTIONS,
             collection_pb2_grpc.add_CollectionServiceServicer_to_server,

@@ -82,9 +82,7 @@ class CollectionView:
 class Search:
     """All collections of this process."""
 
-    def __init__(
-        self, catalog: Catalog, engine: Engine, embedder: Embedder, impressions: Impressions
-    ) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, embedder: Embedder, impressions: Impressions) -> None:
         self._catalog = catalog
         self._engine = engine
         self._embedder = embedder
@@ -134,9 +132,7 @@ class Search:
             between - started,
             ended - between,
         )
-        self._impressions.record(
-            Impression(found.search_id, query, actor, live.route, [hit for hit, _ in shown])
-        )
+        self._impressions.record(Impression(found.search_id, query, actor, live.route, [hit for hit, _ in shown]))
         return found
 
     # Documents
@@ -162,9 +158,7 @@ class Search:
                 receipts.append(Receipt(document.id, error=error))
             else:
                 done = next(stored)
-                receipts.append(
-                    Receipt(done.id, done.revision, indexed, serving.was_truncated(done.sequence))
-                )
+                receipts.append(Receipt(done.id, done.revision, indexed, serving.was_truncated(done.sequence)))
         return receipts
 
     async def delete(self, collection: str, ids: Sequence[str]) -> int:
@@ -203,15 +197,11 @@ class Search:
         live = self._find(name)
         indexes = await asyncio.to_thread(self._catalog.indexes, name)
         counts = [
-            await asyncio.to_thread(self._indexers[i.id].vectors.count)
-            for i in indexes
-            if i.id in self._indexers
+            await asyncio.to_thread(self._indexers[i.id].vectors.count) for i in indexes if i.id in self._indexers
         ]
         held = [index for index in indexes if index.id in self._indexers]
         documents = await asyncio.to_thread(self._catalog.count, name)
-        return CollectionView(
-            name, live.settings, live.route, documents, list(zip(held, counts, strict=True))
-        )
+        return CollectionView(name, live.settings, live.route, documents, list(zip(held, counts, strict=True)))
 
     def names(self) -> list[str]:
         """All collections."""
@@ -254,8 +244,7 @@ class Search:
         return await self.reindex(reindex_id)
 
     async def switch(self, collection: str, index_id: str, expected_generation: int) -> Route:
-        """
-        Make an index serve, if it holds everything and nobody switched meanwhile.
+        """Make an index serve, if it holds everything and nobody switched meanwhile.
 
         Writers wait while the index takes in the last writes and the counts are compared, so
         that everything acknowledged before the switch is found after it. Searches don't wait.
@@ -281,9 +270,7 @@ class Search:
         """Switch to the index that served before, while it is retained (I8)."""
         current = self._find(collection).route
         kept = {
-            i.id
-            for i in await asyncio.to_thread(self._catalog.indexes, collection)
-            if i.state is IndexState.RETAINED
+            i.id for i in await asyncio.to_thread(self._catalog.indexes, collection) if i.state is IndexState.RETAINED
         }
         for route in await self.routes(collection):
             if route.generation < current.generation and route.index in kept:

@@ -1,5 +1,4 @@
-"""
-Keeping one index true to its collection.
+"""Keeping one index true to its collection.
 
 One loop does all of it: take the documents written after the last place applied, embed them
 with the index's own version, write them, note the place. Filling a new index, following live
@@ -91,9 +90,7 @@ class Indexer:
                 raise
             except Exception as error:
                 passing = isinstance(error, _PASSING)
-                self.reason = (
-                    error.message if isinstance(error, ServiceError) else "internal error; see the log"
-                )
+                self.reason = error.message if isinstance(error, ServiceError) else "internal error; see the log"
                 log.warning("indexing waits", index=self.index.id, reason=self.reason, exc_info=not passing)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue

@@ -93,9 +93,7 @@ class DocumentServicer(document_pb2_grpc.DocumentServiceServicer):
                 collection = collection or requests[0].collection
                 if any(request.collection not in ("", collection) for request in requests):
                     raise InvalidArgument(
-                        Violation(
-                            "collection", "changes within the stream; open one stream for each collection"
-                        )
+                        Violation("collection", "changes within the stream; open one stream for each collection")
                     )
                 documents = [_document(request.document) for request in requests]
                 for receipt in await self._search.write(collection, documents):

@@ -13,7 +13,5 @@ class SearchSettings(ServiceSettings):
     listen: str = "127.0.0.1:7072"
     embedder_address: str = Field("127.0.0.1:7071", description="host:port of the embedder")
     feedback_address: str = Field("127.0.0.1:7073", description="host:port of feedback, for impressions")
-    catalog_url: str = Field(
-        description="SQLAlchemy URL of the catalog, for example sqlite:////data/catalog.db"
-    )
+    catalog_url: str = Field(description="SQLAlchemy URL of the catalog, for example sqlite:////data/catalog.db")
     indexes_dir: Path = Field(description="folder of the embedded engine's indexes")

@@ -27,14 +27,12 @@ def route_to_pb(route: Route) -> collections.Route:
     )
 
 
-_INDEX_STATES = {
+_INDEX_STATES: dict[IndexState, collections.IndexState.ValueType] = {
     state: collections.IndexState.Value(f"INDEX_STATE_{state.name}")
     for state in IndexState
     if state is not IndexState.DROPPED
 }
-_REINDEX_STATES = {
-    state: collections.ReindexState.Value(f"REINDEX_STATE_{state.name}") for state in ReindexState
-}
+_REINDEX_STATES = {state: collections.ReindexState.Value(f"REINDEX_STATE_{state.name}") for state in ReindexState}
 
 
 def index_to_pb(index: Index, points: int) -> collections.Index:

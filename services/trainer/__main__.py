@@ -41,9 +41,7 @@ async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
         open_blocking_channel(settings.feedback_address) as feedback,
     ):
         peers = Peers(search, feedback)
-        host.serve(
-            REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryServicer(store, nudger)
-        )
+        host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryServicer(store, nudger))
         host.serve(
             TRAINING,
             training_pb2_grpc.add_TrainingServiceServicer_to_server,

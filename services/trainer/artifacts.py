@@ -19,11 +19,8 @@ class BrokenArtifact(Exception):
     """What is in the store is not what the manifest says."""
 
 
-def publish(
-    store: ObjectStore, candidate: Path, *, model: str, number: int, lineage: Lineage
-) -> PublishedVersion:
-    """
-    Upload a job's candidate. The folder in the store is the run's own, so nothing is overwritten.
+def publish(store: ObjectStore, candidate: Path, *, model: str, number: int, lineage: Lineage) -> PublishedVersion:
+    """Upload a job's candidate. The folder in the store is the run's own, so nothing is overwritten.
 
     Publishing the same candidate again gives the version that the first time gave.
     """

@@ -1,5 +1,4 @@
-"""
-Nudges through Celery on Redis.
+"""Nudges through Celery on Redis.
 
 A message says only "look at this job": the job itself is a row, claimed by whoever looks first.
 So a message that is lost, repeated or late does no harm, none needs acknowledging late, and

@@ -40,9 +40,7 @@ class Peers:
         """The id and the passage of every document."""
         token = ""
         while True:
-            request = document_pb2.GetDocumentsRequest(
-                collection=collection, page_size=_PAGE, page_token=token
-            )
+            request = document_pb2.GetDocumentsRequest(collection=collection, page_size=_PAGE, page_token=token)
             with _translated("search"):
                 page = self._documents.GetDocuments(request, **_options(_SECONDS))
             yield from ((document.id, document.passage) for document in page.documents)
@@ -95,9 +93,7 @@ class Peers:
     def roll_back(self, collection: str, generation: int) -> collection_pb2.Route:
         """Switch back to the index that served before."""
         with _translated("search"):
-            request = collection_pb2.RollbackRouteRequest(
-                collection=collection, expected_generation=generation
-            )
+            request = collection_pb2.RollbackRouteRequest(collection=collection, expected_generation=generation)
             return self._collections.RollbackRoute(request, **_options(_SECONDS)).route
 
 

@@ -1,4 +1,4 @@
-"""Driving one rollout: load, reindex, switch, watch. Whatever fails before the switch changes nothing (I6)."""
+"""Driving one rollout: load, reindex, switch, watch. What fails before the switch changes nothing (I6)."""
 
 import time
 
@@ -72,9 +72,7 @@ class Roller:
             row = self._enter(row, RolloutState.WATCHING)
         if row.state == RolloutState.WATCHING.value and self._watch(row):
             row = self._enter(row, RolloutState.RETIRING)
-            self._store.update(
-                row, progress=1.0, message="the new version serves; the old one is kept for rollback"
-            )
+            self._store.update(row, progress=1.0, message="the new version serves; the old one is kept for rollback")
 
     def _enter(self, row: RolloutRow, state: RolloutState) -> RolloutRow:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
@@ -133,9 +131,7 @@ class Roller:
             except Conflict:
                 continue  # someone switched between our read and our write: look again
             if route.encoder.digest != row.to_digest:
-                raise RolloutFailed(
-                    "another version was taken into service meanwhile; start the rollout anew"
-                )
+                raise RolloutFailed("another version was taken into service meanwhile; start the rollout anew")
             return self._store.update(row, generation=route.generation)
 
     def _watch(self, row: RolloutRow) -> bool:
@@ -145,9 +141,7 @@ class Roller:
             states = [versions.get(row.to_digest, (0, ""))[0] for versions in self._store.replicas().values()]
             if VERSION_STATE_FAILED in states:
                 self._peers.roll_back(row.collection, row.generation)
-                self._store.end(
-                    row, RolloutState.ROLLED_BACK, "an embedder lost the new version; switched back"
-                )
+                self._store.end(row, RolloutState.ROLLED_BACK, "an embedder lost the new version; switched back")
                 return False
             done = 1 - left / self._watch_seconds
             row = self._wait(row, done, "watching the new version", stoppable=False)

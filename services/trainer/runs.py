@@ -1,5 +1,4 @@
-"""
-Driving one run: collect, train in a process of its own, gate, publish, start the rollout.
+"""Driving one run: collect, train in a process of its own, gate, publish, start the rollout.
 
 Each step leaves what it made in the run's folder, so that a run taken up again after a crash
 does not repeat what was finished (I7).
@@ -41,9 +40,7 @@ class JobFailed(Exception):
 class Runner:
     """Executes runs. One object serves all threads of a worker."""
 
-    def __init__(
-        self, store: Store, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown
-    ) -> None:
+    def __init__(self, store: Store, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown) -> None:
         self._store = store
         self._objects = objects
         self._peers = peers
@@ -59,9 +56,7 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         with structlog.contextvars.bound_contextvars(run=run.id):
             try:
-                rollout = (
-                    self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
-                )
+                rollout = self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
             except Interrupted:
                 self._store.let_go(run)
                 return ""
@@ -233,8 +228,7 @@ class Runner:
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
     for line in stream:
-        if line.startswith("{"):
-            lines.put(line)
+        lines.put(line)
     lines.put(None)
 
 

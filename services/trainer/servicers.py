@@ -58,9 +58,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             wrong.append(Violation("name", f"is {request.name!r}; {rule}"))
         if request.kind == MODEL_KIND_RERANKER:
             wrong.append(
-                Violation(
-                    "kind", "is MODEL_KIND_RERANKER, which this release can't serve; say MODEL_KIND_ENCODER"
-                )
+                Violation("kind", "is MODEL_KIND_RERANKER, which this release can't serve; say MODEL_KIND_ENCODER")
             )
         elif request.kind != MODEL_KIND_ENCODER:
             wrong.append(Violation("kind", "is missing; say MODEL_KIND_ENCODER"))
@@ -92,9 +90,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.ListVersionsRequest, context: Context
     ) -> registry_pb2.ListVersionsResponse:
         """A model's versions."""
-        return registry_pb2.ListVersionsResponse(
-            versions=await asyncio.to_thread(self._versions, request.model)
-        )
+        return registry_pb2.ListVersionsResponse(versions=await asyncio.to_thread(self._versions, request.model))
 
     async def GetVersion(
         self, request: registry_pb2.GetVersionRequest, context: Context
@@ -102,9 +98,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """One version."""
         found = await asyncio.to_thread(_find_version, self._store, request.version)
         versions = await asyncio.to_thread(self._versions, found.model)
-        return registry_pb2.GetVersionResponse(
-            version=next(v for v in versions if v.ref.digest == found.digest)
-        )
+        return registry_pb2.GetVersionResponse(version=next(v for v in versions if v.ref.digest == found.digest))
 
     async def Sync(
         self, request_iterator: AsyncIterator[registry_pb2.SyncRequest], context: Context
@@ -118,8 +112,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             desired = await asyncio.to_thread(self._store.desired)
             yield registry_pb2.SyncResponse(
                 desired=[
-                    registry_pb2.DesiredVersion(version=wire.ref(item), artifact_path=item.path)
-                    for item in desired
+                    registry_pb2.DesiredVersion(version=wire.ref(item), artifact_path=item.path) for item in desired
                 ]
             )
 
@@ -146,9 +139,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._nudger = nudger
         self._peers = peers
 
-    async def StartRun(
-        self, request: training_pb2.StartRunRequest, context: Context
-    ) -> training_pb2.StartRunResponse:
+    async def StartRun(self, request: training_pb2.StartRunRequest, context: Context) -> training_pb2.StartRunResponse:
         """Check that there is something to learn from, and queue."""
         config, policy = _config(request.config), _policy(request.gate)
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
@@ -156,9 +147,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         wrong = [size for size in config.dimensions if not 0 < size < current.dimension]
         if wrong:
             raise InvalidArgument(
-                Violation(
-                    "config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}"
-                )
+                Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
         if active := await asyncio.to_thread(self._store.active_run, request.collection):
             raise FailedPrecondition(
@@ -176,30 +165,22 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 f"{MIN_QUERIES} are needed: collect more feedback",
             )
         job = {"config": asdict(config), "gate": asdict(policy), "dry_run": request.dry_run}
-        run = await asyncio.to_thread(
-            self._store.add_run, request.collection, current.model, current.digest, job
-        )
+        run = await asyncio.to_thread(self._store.add_run, request.collection, current.model, current.digest, job)
         if not await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id):
             waits = "queued; the message broker does not answer, training begins by itself once it does"
             await asyncio.to_thread(self._store.note, RunRow, run.id, waits)
         return training_pb2.StartRunResponse(run=await self._run(run.id))
 
-    async def GetRun(
-        self, request: training_pb2.GetRunRequest, context: Context
-    ) -> training_pb2.GetRunResponse:
+    async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.GetRunResponse:
         """One run."""
         return training_pb2.GetRunResponse(run=await self._run(request.id))
 
-    async def ListRuns(
-        self, request: training_pb2.ListRunsRequest, context: Context
-    ) -> training_pb2.ListRunsResponse:
+    async def ListRuns(self, request: training_pb2.ListRunsRequest, context: Context) -> training_pb2.ListRunsResponse:
         """Newest first."""
         if request.limit > 200:
             raise InvalidArgument(Violation("limit", f"is {request.limit}; the most is 200"))
         rows = await asyncio.to_thread(self._store.runs, request.limit or 20)
-        return training_pb2.ListRunsResponse(
-            runs=[await asyncio.to_thread(wire.run, row, self._store) for row in rows]
-        )
+        return training_pb2.ListRunsResponse(runs=[await asyncio.to_thread(wire.run, row, self._store) for row in rows])
 
     async def CancelRun(
         self, request: training_pb2.CancelRunRequest, context: Context
@@ -222,9 +203,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Broker and workers."""
         reason = await asyncio.to_thread(self._nudger.reachable)
         workers = await asyncio.to_thread(self._store.workers)
-        return training_pb2.GetStatusResponse(
-            broker_reachable=not reason, broker_reason=reason, workers=workers
-        )
+        return training_pb2.GetStatusResponse(broker_reachable=not reason, broker_reason=reason, workers=workers)
 
     async def _run(self, run_id: str) -> training_pb2.Run:
         row = await asyncio.to_thread(self._store.get, RunRow, run_id)
@@ -258,9 +237,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                 active.id,
                 f"rollout {active.id} of {request.collection!r} is not finished; wait or abort it",
             )
-        row = await asyncio.to_thread(
-            self._store.add_rollout, request.collection, serving.digest, version.digest
-        )
+        row = await asyncio.to_thread(self._store.add_rollout, request.collection, serving.digest, version.digest)
         await asyncio.to_thread(self._nudger.nudge, ROLLOUT_TASK, row.id)
         return rollout_pb2.StartRolloutResponse(rollout=await self._rollout(row.id))
 
@@ -276,9 +253,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         """Stream changes until the new version serves and was watched, or it ended without."""
         settled = {state.value for state in (*ROLLOUT_ENDED, RolloutState.RETIRING)}
         async for row in _changes(lambda: self._store.get(RolloutRow, request.id), settled):
-            yield rollout_pb2.WatchRolloutResponse(
-                rollout=await asyncio.to_thread(wire.rollout, row, self._store)
-            )
+            yield rollout_pb2.WatchRolloutResponse(rollout=await asyncio.to_thread(wire.rollout, row, self._store))
 
     async def AbortRollout(
         self, request: rollout_pb2.AbortRolloutRequest, context: Context
@@ -347,9 +322,7 @@ def _config(given: training_pb2.TrainingConfig) -> TrainingConfig:
     if not 2 <= config.batch_size <= 1024:
         wrong.append(Violation("config.batch_size", f"is {config.batch_size}; give 2 to 1024"))
     if not 0 < config.learning_rate <= 0.1:
-        wrong.append(
-            Violation("config.learning_rate", f"is {config.learning_rate}; give more than 0, at most 0.1")
-        )
+        wrong.append(Violation("config.learning_rate", f"is {config.learning_rate}; give more than 0, at most 0.1"))
     if not 0 < config.held_out < 1:
         wrong.append(Violation("config.held_out", f"is {config.held_out}; give a share between 0 and 1"))
     if wrong:

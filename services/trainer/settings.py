@@ -19,9 +19,5 @@ class TrainerSettings(ServiceSettings):
     work_dir: Path = Field(description="folder for training data, weights and candidates")
     search_address: str = Field("127.0.0.1:7072", description="host:port of search")
     feedback_address: str = Field("127.0.0.1:7073", description="host:port of feedback")
-    watch_seconds: float = Field(
-        5.0, ge=0, description="how long a rollout watches the new version after the switch"
-    )
-    load_timeout_seconds: float = Field(
-        600.0, gt=0, description="how long replicas may take to load a version"
-    )
+    watch_seconds: float = Field(5.0, ge=0, description="how long a rollout watches the new version after the switch")
+    load_timeout_seconds: float = Field(600.0, gt=0, description="how long replicas may take to load a version")

@@ -1,5 +1,4 @@
-"""
-The trainer's tables, and the rules of ownership over jobs (I7).
+"""The trainer's tables, and the rules of ownership over jobs (I7).
 
 A run or a rollout is a row. Whoever works on it claims it: a lease that must be renewed and a
 fence that grows with each claim. A writer whose fence is no longer the row's has lost the job
@@ -161,8 +160,7 @@ class Store:
     # Models and versions
 
     def register(self, name: str, kind: Kind, source: str, request: dict[str, Any]) -> RunRow:
-        """
-        A new model, and the queued run that imports it. Raises ``AlreadyExists``.
+        """A new model, and the queued run that imports it. Raises ``AlreadyExists``.
 
         A model whose import failed may be registered again.
         """
@@ -170,13 +168,9 @@ class Store:
             model = session.get(ModelRow, name)
             if model is not None:
                 unfinished = [RunState.QUEUED.value, RunState.RUNNING.value]
-                taken = session.scalar(
-                    sa.select(VersionRow.digest).where(VersionRow.model == name).limit(1)
-                ) or (
+                taken = session.scalar(sa.select(VersionRow.digest).where(VersionRow.model == name).limit(1)) or (
                     session.scalar(
-                        sa.select(RunRow.id)
-                        .where(RunRow.model == name, RunRow.state.in_(unfinished))
-                        .limit(1)
+                        sa.select(RunRow.id).where(RunRow.model == name, RunRow.state.in_(unfinished)).limit(1)
                     )
                 )
                 if taken:
@@ -194,9 +188,7 @@ class Store:
             found = []
             for model in session.scalars(sa.select(ModelRow).order_by(ModelRow.name)):
                 newest = session.scalars(
-                    sa.select(VersionRow)
-                    .where(VersionRow.model == model.name)
-                    .order_by(VersionRow.number.desc())
+                    sa.select(VersionRow).where(VersionRow.model == model.name).order_by(VersionRow.number.desc())
                 ).first()
                 found.append((model, _version(newest) if newest else None))
             return found
@@ -293,9 +285,7 @@ class Store:
         with self._database.reading() as session:
             since = _now() - timedelta(seconds=REPLICA_LIVE_SECONDS)
             rows = session.scalars(sa.select(ReplicaRow).where(ReplicaRow.seen_at >= since))
-            return {
-                row.id: {digest: (state, reason) for digest, state, reason in row.versions} for row in rows
-            }
+            return {row.id: {digest: (state, reason) for digest, state, reason in row.versions} for row in rows}
 
     # Workers
 
@@ -366,9 +356,7 @@ class Store:
     def retiring(self) -> list[RolloutRow]:
         """Rollouts that wait for the retention window to end."""
         with self._database.reading() as session:
-            return list(
-                session.scalars(sa.select(RolloutRow).where(RolloutRow.state == RolloutState.RETIRING.value))
-            )
+            return list(session.scalars(sa.select(RolloutRow).where(RolloutRow.state == RolloutState.RETIRING.value)))
 
     def get(self, kind: type[JobRow], job_id: str) -> JobRow:
         """A run or a rollout. Raises ``NotFound``."""
@@ -398,17 +386,11 @@ class Store:
     def claim(self, kind: type[JobRow], job_id: str) -> JobRow | None:
         """Take a job that nobody works on, or None. A job tried too often fails instead."""
         active = (
-            {RunState.QUEUED.value, RunState.RUNNING.value}
-            if kind is RunRow
-            else {s.value for s in ROLLOUT_ACTIVE}
+            {RunState.QUEUED.value, RunState.RUNNING.value} if kind is RunRow else {s.value for s in ROLLOUT_ACTIVE}
         )
         with self._database.writing() as session:
             row = session.get(kind, job_id, with_for_update=True)
-            if (
-                row is None
-                or row.state not in active
-                or (row.lease_until and _aware(row.lease_until) > _now())
-            ):
+            if row is None or row.state not in active or (row.lease_until and _aware(row.lease_until) > _now()):
                 return None
             row.attempts += 1
             row.fence += 1
@@ -477,11 +459,11 @@ class Store:
                 _end(row, RunState.CANCELLED, "cancelled before it began", {})
             return row
 
-    def note(self, kind: type[JobRow], job_id: str, message: str) -> None:
+    def note(self, kind: type[RunRow] | type[RolloutRow], job_id: str, message: str) -> None:
         """Say of a job that nobody works on why that is."""
         with self._database.writing() as session:
             row = session.get(kind, job_id)
-            if row is not None and row.message != message:
+            if isinstance(row, RunRow | RolloutRow) and row.message != message:
                 row.message = message
                 row.revision += 1
 
@@ -549,9 +531,7 @@ def _moment(state: RolloutState) -> list[str]:
 
 
 def _leases(session: Session, digest: str) -> list[str]:
-    return list(
-        session.scalars(sa.select(LeaseRow.holder).where(LeaseRow.digest == digest).order_by(LeaseRow.holder))
-    )
+    return list(session.scalars(sa.select(LeaseRow.holder).where(LeaseRow.digest == digest).order_by(LeaseRow.holder)))
 
 
 def _version(row: VersionRow) -> PublishedVersion:

@@ -1,5 +1,4 @@
-"""
-What the trainer's API does by itself: nudge jobs that nobody works on, and keep leases true.
+"""What the trainer's API does by itself: nudge jobs that nobody works on, and keep leases true.
 
 Every API replica does both; doing them twice is harmless.
 """
@@ -27,19 +26,18 @@ async def sweep(store: Store, nudger: Nudger) -> None:
     while True:
         runs, rollouts = await asyncio.to_thread(store.waiting)
         pacing = {job: pacing.get(job, Every(_NUDGE_AGAIN_SECONDS)) for job in (*runs, *rollouts)}
-        for kind, task, jobs in ((RunRow, RUN_TASK, runs), (RolloutRow, ROLLOUT_TASK, rollouts)):
+        kinds: tuple[tuple[type[RunRow] | type[RolloutRow], str, list[str]], ...]
+        kinds = ((RunRow, RUN_TASK, runs), (RolloutRow, ROLLOUT_TASK, rollouts))
+        for kind, task, jobs in kinds:
             for job in jobs:
                 if pacing[job].due() and not await asyncio.to_thread(nudger.nudge, task, job):
-                    waits = (
-                        "waits for the message broker, which does not answer; goes on by itself once it does"
-                    )
+                    waits = "waits for the message broker, which does not answer; goes on by itself once it does"
                     await asyncio.to_thread(store.note, kind, job, waits)
         await asyncio.sleep(_EVERY_SECONDS)
 
 
 async def keep_leases(store: Store, peers: Peers) -> None:
-    """
-    Hold a lease for every index that search keeps, and end rollouts whose old index is gone, for ever.
+    """Hold a lease for every index that search keeps, and end rollouts whose old index is gone, for ever.
 
     While search does not answer, nothing is let go.
     """

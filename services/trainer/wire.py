@@ -97,5 +97,5 @@ def rollout(row: RolloutRow, store: Store) -> rollouts.Rollout:
     return message
 
 
-def _rollout_state(state: str) -> rollouts.RolloutState:
+def _rollout_state(state: str) -> rollouts.RolloutState.ValueType:
     return rollouts.RolloutState.Value(f"ROLLOUT_STATE_{state.upper()}")

@@ -1,5 +1,4 @@
-"""
-The Celery worker: `python -m services.trainer.worker`. Composition root of the trainer's other process.
+"""The Celery worker: `python -m services.trainer.worker`. Composition root of the trainer's other process.
 
 Threads, not forks: a task only watches over a job process or waits for other services, and
 nothing that must not be forked (torch, gRPC channels) is.
@@ -42,16 +41,14 @@ def main() -> int:
     database = Database(settings.database_url)
     database.migrate(MIGRATIONS)
     store, shutdown = Store(database), Shutdown()
-    peers = Peers(
-        open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address)
-    )
+    peers = Peers(open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address))
     work_dir = settings.work_dir.resolve()
     runner = Runner(store, from_url(settings.artifacts_url), peers, work_dir, shutdown)
     roller = Roller(store, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
     app = celery_app(settings.broker_url)
     training = threading.Lock()
 
-    @app.task(name=RUN_TASK)
+    @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def run(run_id: str) -> None:
         # A run that finds the place taken stays queued and is nudged again.
         if not training.acquire(blocking=False):
@@ -63,18 +60,16 @@ def main() -> int:
         if rollout_id:
             roller.execute(rollout_id)
 
-    @app.task(name=ROLLOUT_TASK)
+    @app.task(name=ROLLOUT_TASK)  # type: ignore[untyped-decorator]
     def roll_out(rollout_id: str) -> None:
         roller.execute(rollout_id)
 
-    @signals.worker_shutting_down.connect(weak=False)
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
     def stop(**_: object) -> None:
         shutdown.set()
 
     threading.Thread(target=_beat, args=(store, shutdown), daemon=True).start()
-    app.worker_main(
-        ["worker", "--pool=threads", f"--concurrency={_THREADS}", "--without-gossip", "--without-mingle"]
-    )
+    app.worker_main(["worker", "--pool=threads", f"--concurrency={_THREADS}", "--without-gossip", "--without-mingle"])
     return 0
 
 

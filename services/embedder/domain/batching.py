@@ -17,8 +17,7 @@ class Bounds:
 
 
 def take(queue: "deque[Item]", length: Callable[[Item], int], bounds: Bounds) -> list[Item]:
-    """
-    Remove and return the longest prefix of ``queue`` that stays within the bounds.
+    """Remove and return the longest prefix of ``queue`` that stays within the bounds.
 
     At least one item is taken from a queue that is not empty. ``length`` gives an item's tokens.
     """
@@ -41,6 +40,7 @@ class Lanes(Generic[Item]):
         self._bulk: deque[Item] = deque()
 
     def __len__(self) -> int:
+        """Items that wait."""
         return len(self._interactive) + len(self._bulk)
 
     def offer(self, items: list[Item], bulk: bool) -> bool:

@@ -1,5 +1,4 @@
-"""
-The life of one version in one replica, and what to do next about all of them.
+"""The life of one version in one replica, and what to do next about all of them.
 
     WANTED → FETCHING → VERIFYING → LOADING → WARMING → READY → QUIESCING → GONE
        ▲         └──────────┴──────────┴─────────┴──▶ FAILED
@@ -79,8 +78,7 @@ Action = Load | Unload
 
 
 def next_actions(desired: Iterable[str], held: Iterable[Snapshot]) -> list[Action]:
-    """
-    What brings the replica closer to the desired set, keeping it able to serve (I4).
+    """What brings the replica closer to the desired set, keeping it able to serve (I4).
 
     Loads come first, one at a time, since each takes cores and memory from those that serve.
     A version is let go only when it is not desired and nothing desired is still on its way.

@@ -63,8 +63,7 @@ def normalized(query: str) -> str:
 
 
 def judgments(events: Iterable[Event], policy: Policy) -> list[Judgment]:
-    """
-    Judgments by query, then document.
+    """Judgments by query, then document.
 
     Each actor has one opinion on a query and a document: the latest event that the policy
     reads. Opinions are averaged by weight, and the judgment's weight is their sum. Events

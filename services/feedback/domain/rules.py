@@ -44,21 +44,15 @@ def check(batch: Sequence[Submission]) -> None:
 def _violations(item: Submission) -> list[Violation]:
     wrong: list[Violation] = []
     if not 1 <= len(item.key) <= MAX_KEY_CHARACTERS:
-        wrong.append(
-            Violation("idempotency_key", f"has {len(item.key)} characters; give 1 to {MAX_KEY_CHARACTERS}")
-        )
+        wrong.append(Violation("idempotency_key", f"has {len(item.key)} characters; give 1 to {MAX_KEY_CHARACTERS}"))
     if not item.document_id:
         wrong.append(Violation("document_id", "is empty; name the document"))
     if not item.search_id:
         if not item.query.strip() or not item.collection:
-            wrong.append(
-                Violation("subject", "is missing; give search_id, or query with collection and text")
-            )
+            wrong.append(Violation("subject", "is missing; give search_id, or query with collection and text"))
         elif len(item.query) > MAX_QUERY_CHARACTERS:
             wrong.append(
-                Violation(
-                    "query.text", f"has {len(item.query)} characters; the most is {MAX_QUERY_CHARACTERS}"
-                )
+                Violation("query.text", f"has {len(item.query)} characters; the most is {MAX_QUERY_CHARACTERS}")
             )
     if item.signal is None:
         names = ", ".join(f"SIGNAL_{signal.name}" for signal in Signal)
@@ -68,7 +62,5 @@ def _violations(item: Submission) -> list[Violation]:
     ):
         wrong.append(Violation("value", f"is {item.value}; a grade is from 0 to 1"))
     if len(item.reason) > MAX_REASON_CHARACTERS:
-        wrong.append(
-            Violation("reason", f"has {len(item.reason)} characters; the most is {MAX_REASON_CHARACTERS}")
-        )
+        wrong.append(Violation("reason", f"has {len(item.reason)} characters; the most is {MAX_REASON_CHARACTERS}"))
     return wrong

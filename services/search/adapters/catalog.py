@@ -1,5 +1,4 @@
-"""
-The catalog in SQL: collections, documents, indexes, routes, reindexes.
+"""The catalog in SQL: collections, documents, indexes, routes, reindexes.
 
 Documents are kept in the order of writing: each write of a document gives it the collection's
 next sequence number, and a delete is a write too (a tombstone). An index is a view of that
@@ -124,9 +123,7 @@ class Catalog:
                 session.flush()
                 session.add(RouteRow(collection=name, generation=1, index_id=index.id, since=_now()))
         except IntegrityError as error:
-            raise AlreadyExists(
-                "collection", name, "choose another name, or use the one that exists"
-            ) from error
+            raise AlreadyExists("collection", name, "choose another name, or use the one that exists") from error
 
     def collections(self) -> list[str]:
         """All names, in order."""
@@ -165,9 +162,7 @@ class Catalog:
             with self._database.writing() as session:
                 settings = _collection(session, collection)
                 current = session.scalars(
-                    sa.select(RouteRow)
-                    .where(RouteRow.collection == collection)
-                    .order_by(RouteRow.generation.desc())
+                    sa.select(RouteRow).where(RouteRow.collection == collection).order_by(RouteRow.generation.desc())
                 ).first()
                 if current is None or current.generation != expected_generation:
                     raise changed
@@ -194,8 +189,7 @@ class Catalog:
     # Documents
 
     def write(self, collection: str, documents: Sequence[Document]) -> list[Document]:
-        """
-        Store new states of documents, durably; returns them with revision and sequence.
+        """Store new states of documents, durably; returns them with revision and sequence.
 
         A document with ``deleted`` set leaves a tombstone. Raises ``NotFound`` for the collection.
         """
@@ -206,9 +200,7 @@ class Catalog:
             known = {
                 found.id: found
                 for found in session.scalars(
-                    sa.select(DocumentRow).where(
-                        DocumentRow.collection == collection, DocumentRow.id.in_(ids)
-                    )
+                    sa.select(DocumentRow).where(DocumentRow.collection == collection, DocumentRow.id.in_(ids))
                 )
             }
             written = []
@@ -216,9 +208,7 @@ class Catalog:
                 row.last_sequence += 1
                 stored = known.get(document.id)
                 if stored is None:
-                    stored = known[document.id] = DocumentRow(
-                        collection=collection, id=document.id, revision=0
-                    )
+                    stored = known[document.id] = DocumentRow(collection=collection, id=document.id, revision=0)
                     session.add(stored)
                 stored.sequence = row.last_sequence
                 stored.revision += 1
@@ -309,9 +299,7 @@ class Catalog:
             index = _add_index(session, row, encoder, IndexState.BUILDING)
             session.flush()
             total = session.scalar(
-                sa.select(sa.func.count()).where(
-                    DocumentRow.collection == collection, DocumentRow.deleted.is_(False)
-                )
+                sa.select(sa.func.count()).where(DocumentRow.collection == collection, DocumentRow.deleted.is_(False))
             )
             reindex = ReindexRow(
                 id=reindex_id,
@@ -361,9 +349,7 @@ class Catalog:
         """Indexes whose time has come."""
         with self._database.reading() as session:
             rows = session.scalars(
-                sa.select(IndexRow).where(
-                    IndexRow.state == IndexState.RETAINED.value, IndexRow.drop_at <= _now()
-                )
+                sa.select(IndexRow).where(IndexRow.state == IndexState.RETAINED.value, IndexRow.drop_at <= _now())
             )
             return [_index(row) for row in rows]
 
@@ -379,7 +365,7 @@ class Catalog:
                 )
                 .values(state=IndexState.DROPPED.value)
             )
-            return bool(done.rowcount)
+            return isinstance(done, sa.CursorResult) and bool(done.rowcount)
 
 
 def _collection(session: Session, name: str, *, lock: bool = False) -> CollectionRow:
@@ -439,9 +425,7 @@ def _route(row: RouteRow, index: IndexRow) -> Route:
 
 
 def _reindex(row: ReindexRow, index: IndexRow) -> Reindex:
-    return Reindex(
-        row.id, row.collection, row.index_id, _version(index), ReindexState(row.state), row.total, 0
-    )
+    return Reindex(row.id, row.collection, row.index_id, _version(index), ReindexState(row.state), row.total, 0)
 
 
 def _document(row: DocumentRow) -> Document:

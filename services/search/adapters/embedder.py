@@ -37,9 +37,7 @@ class GrpcEmbedder:
 
     async def documents(self, version: Version, texts: Sequence[str]) -> Embedded:
         """Embed documents."""
-        request = pb.EmbedRequest(
-            version=ref_of(version), texts=texts, role=pb.ROLE_DOCUMENT, lane=pb.LANE_BULK
-        )
+        request = pb.EmbedRequest(version=ref_of(version), texts=texts, role=pb.ROLE_DOCUMENT, lane=pb.LANE_BULK)
         return await self._embed(request, _DOCUMENTS_SECONDS)
 
     async def resolve(self, model: str, number: int, digest: str) -> Encoder:
@@ -76,7 +74,7 @@ class GrpcEmbedder:
 
 
 def _translate(error: grpc.RpcError, version: VersionRef) -> ServiceError:
-    if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):  # type: ignore[attr-defined]
+    if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
         return Unavailable(
             f"the embedder does not hold version {version.number} of {version.model!r} yet; try again soon"
         )

@@ -37,9 +37,7 @@ class ImpressionBuffer:
         except asyncio.QueueFull:
             self.dropped += 1
             if self.dropped % 1000 == 1:
-                log.warning(
-                    "impressions dropped: the feedback service does not keep up", dropped=self.dropped
-                )
+                log.warning("impressions dropped: the feedback service does not keep up", dropped=self.dropped)
 
     async def run(self) -> None:
         """Send for ever."""
@@ -47,7 +45,7 @@ class ImpressionBuffer:
             self._sending = [await self._queue.get()]
             while len(self._sending) < _BATCH and not self._queue.empty():
                 self._sending.append(self._queue.get_nowait())
-            while not await self._send(self._sending):
+            while not await self._send(self._sending):  # noqa: ASYNC110 - a pause between tries, no event to wait for
                 await asyncio.sleep(_RETRY_SECONDS)
             self._sending = []
 
@@ -61,13 +59,9 @@ class ImpressionBuffer:
     async def _send(self, batch: Sequence[pb.Impression]) -> bool:
         try:
             # Repeating is safe: an impression is stored once per search id.
-            await self._stub.RecordImpressions(
-                pb.RecordImpressionsRequest(impressions=batch), **call_options(_SECONDS)
-            )
+            await self._stub.RecordImpressions(pb.RecordImpressionsRequest(impressions=batch), **call_options(_SECONDS))
         except grpc.RpcError as error:
-            log.warning(
-                "impressions wait for the feedback service", code=str(error.code()), waiting=len(batch)
-            )  # type: ignore[attr-defined]
+            log.warning("impressions wait for the feedback service", code=str(error.code()), waiting=len(batch))
             return False
         return True
 

@@ -63,8 +63,7 @@ class IndexState(Enum):
 
 @dataclass(frozen=True)
 class Index:
-    """
-    The vectors of one collection under one encoder version.
+    """The vectors of one collection under one encoder version.
 
     It is a view of the collection's documents: everything up to ``applied`` in the order of
     writing is in it, and whoever maintains it goes on from there.

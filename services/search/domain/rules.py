@@ -63,8 +63,7 @@ def document_error(document: Document) -> str:
 
 
 def check_switch(index: Index, applied: int, newest: int, points: int, documents: int) -> None:
-    """
-    Raise ``FailedPrecondition`` unless the index holds exactly what the collection holds.
+    """Raise ``FailedPrecondition`` unless the index holds exactly what the collection holds.
 
     ``applied`` and ``newest`` are places in the order of writing, ``points`` and ``documents`` counts.
     """

@@ -59,8 +59,7 @@ Scores = Mapping[int, Mapping[str, Sequence[float]]]
 
 
 def paired_bootstrap(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """
-    The 95 % percentile interval of the mean paired difference, over resampled queries.
+    """The 95 % percentile interval of the mean paired difference, over resampled queries.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -94,7 +93,8 @@ def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
     deciding = [c for c in comparisons if c.metric == DECIDING_METRIC]
     full = deciding[0]
     queries = len(before[full.dimensions][DECIDING_METRIC])
-    numbers = f"{full.metric} {full.before:.3f} → {full.after:.3f}, difference {full.difference:+.3f} [{full.low:+.3f}, {full.high:+.3f}]"
+    interval = f"[{full.low:+.3f}, {full.high:+.3f}]"
+    numbers = f"{full.metric} {full.before:.3f} → {full.after:.3f}, difference {full.difference:+.3f} {interval}"
 
     def result(verdict: Verdict, reason: str) -> GateResult:
         return GateResult(verdict, reason, queries, comparisons)
@@ -103,9 +103,7 @@ def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
     if worse:
         return result(Verdict.REJECT, f"worse at {worse[0].dimensions} dimensions; {numbers}")
     if queries < policy.min_queries:
-        return result(
-            Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}"
-        )
+        return result(Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}")
     if full.difference <= 0:
         return result(Verdict.REJECT, f"not better; {numbers}")
     if full.low <= policy.min_difference:

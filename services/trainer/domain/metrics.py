@@ -1,5 +1,4 @@
-"""
-Ranking metrics for one query.
+"""Ranking metrics for one query.
 
 ``ranked`` is document ids, best first; ``relevant`` maps ids to gains above zero. Definitions as
 in trec_eval: linear gains, discount log2(rank + 1), the ideal ranking cut at the same depth.

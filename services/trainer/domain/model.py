@@ -62,15 +62,12 @@ ROLLOUT_ACTIVE = frozenset(
     {RolloutState.LOADING, RolloutState.REINDEXING, RolloutState.SWITCHING, RolloutState.WATCHING}
 )
 ROLLOUT_BEFORE_SWITCH = frozenset({RolloutState.LOADING, RolloutState.REINDEXING, RolloutState.SWITCHING})
-ROLLOUT_ENDED = frozenset(
-    {RolloutState.DONE, RolloutState.FAILED, RolloutState.ABORTED, RolloutState.ROLLED_BACK}
-)
+ROLLOUT_ENDED = frozenset({RolloutState.DONE, RolloutState.FAILED, RolloutState.ABORTED, RolloutState.ROLLED_BACK})
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """
-    How to train. The defaults come from sweeps over the sample films' feedback.
+    """How to train. The defaults come from sweeps over the sample films' feedback.
 
     ``dimensions`` besides the full one; ``held_out`` is the share of judged queries kept for the gate.
     """

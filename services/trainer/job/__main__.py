@@ -38,8 +38,9 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.nice(_NICENESS)
-    from services.trainer.job.spec import JobError, say
+    from services.trainer.job.spec import JobError, say, take_over_output
 
+    take_over_output()
     try:
         main(Path(sys.argv[1]))
     except JobError as error:

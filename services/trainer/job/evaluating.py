@@ -31,9 +31,7 @@ def evaluate(
         rows.append(_encode(model, texts, "document"))
         progress(min(1.0, (start + _CHUNK) / len(corpus)))
     documents = np.concatenate(rows)
-    queries = (
-        _encode(model, list(held_out), "query") if held_out else np.empty((0, documents.shape[1]), np.float32)
-    )
+    queries = _encode(model, list(held_out), "query") if held_out else np.empty((0, documents.shape[1]), np.float32)
     scores: Scores = {}
     for size in (documents.shape[1], *dimensions):
         similarity = vectors.truncated(queries, size) @ vectors.truncated(documents, size).T

@@ -74,9 +74,7 @@ def _export_ir(model: SentenceTransformer, folder: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # The tracer warns of branches on shapes; the golden vectors catch what would matter.
         warnings.simplefilter("ignore")
-        converted = ov.convert_model(
-            _Pipeline(model, names), example_input=tuple(example[name] for name in names)
-        )
+        converted = ov.convert_model(_Pipeline(model, names), example_input=tuple(example[name] for name in names))
     for port, name in zip(converted.inputs, names, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))

@@ -1,11 +1,12 @@
 """The files between a worker and the job process it starts."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 SPEC, RESULT, CANDIDATE = "spec.json", "result.json", "candidate"
 TRAIN, CORPUS, HELD_OUT = "train.jsonl", "corpus.jsonl", "held_out.json"
@@ -14,8 +15,7 @@ WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "
 
 @dataclass(frozen=True)
 class Spec:
-    """
-    What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
+    """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
     ``dimensions`` are the sizes besides the full one.
     """
@@ -40,14 +40,24 @@ class Spec:
         return cls(**json.loads((folder / SPEC).read_text()))
 
 
+_channel: TextIO = sys.stdout
+
+
 class JobError(Exception):
     """Something a person can mend; the message says what."""
 
 
+def take_over_output() -> None:
+    """Keep standard output for `say`; whatever libraries print goes to standard error, the job's log."""
+    global _channel
+    _channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
 def say(**fields: Any) -> None:
     """One line of progress: any of stage, progress (0 to 1), message, loss, error."""
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
+    _channel.write(json.dumps(fields) + "\n")
+    _channel.flush()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,5 +1,4 @@
-"""
-Fine-tuning an encoder on what people said.
+"""Fine-tuning an encoder on what people said.
 
 The other documents of a batch are negatives (Henderson et al. 2017, arXiv:1705.00652), and so
 is one that the person refused; the loss is taken at every size at once, so that the head of a
@@ -35,9 +34,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def train(model: SentenceTransformer, spec: Spec, folder: Path) -> None:
     """Train ``model`` in place. Raises ``JobError`` if the loss stops being a number."""
-    rows = _rows(
-        read_lines(folder / TRAIN), {d["id"]: d["text"] for d in read_lines(folder / CORPUS)}, spec.seed
-    )
+    rows = _rows(read_lines(folder / TRAIN), {d["id"]: d["text"] for d in read_lines(folder / CORPUS)}, spec.seed)
     loss = MatryoshkaLoss(
         model,
         MultipleNegativesRankingLoss(model),
@@ -92,7 +89,7 @@ def _bf16_pays() -> bool:
     return flags.exists() and any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16"))
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
+class _Progress(TrainerCallback):
     """Tells the worker how far it is, and stops a training that has gone astray."""
 
     def on_log(

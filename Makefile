@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; everything else they install into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-fast lint format protos clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## Run the whole loop on sample films: index, thumbs, train, gate, swap, measure.
+	$(BIN)/diapason demo
+
+up: $(VENV)/.demo ## Run the embedded stack until Ctrl-C.
+	$(BIN)/diapason up
+
+test: $(VENV)/.dev ## Run all tests, with real processes.
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev ## Check style, types, contracts and boundaries.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
+
+format: $(VENV)/.dev ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(VENV)/.dev ## Generate the Python contracts from protos/.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py
+
+clean: ## Remove the environment and caches (data folders stay).
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# torch first and by its exact version, so that no other requirement chooses a build of it.
+$(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which with make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

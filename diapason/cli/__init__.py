@@ -1,0 +1,1 @@
+"""The `diapason` command: an embedded stack, and a client of any stack."""

@@ -1,0 +1,1 @@
+"""`diapason demo`: the whole loop on the sample films, measured."""

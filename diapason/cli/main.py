@@ -1,0 +1,53 @@
+"""The `diapason` command."""
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from diapason import errors
+from diapason.cli.content import feedback, index, search, status
+from diapason.cli.demo.command import demo
+from diapason.cli.output import Failure, Problem, remarks
+from diapason.cli.training import models_app, runs, train
+from diapason.cli.up import up
+
+app = typer.Typer(
+    help="Semantic search that tunes itself on what its users say. Begin with `diapason up` or `diapason demo`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (up, status, index, search, feedback, train, runs, demo):
+    app.command()(command)
+app.add_typer(models_app, name="models")
+
+# Errors that are the caller's to mend; all others end with status 1.
+_MENDABLE = (
+    errors.InvalidArgument,
+    errors.NotFound,
+    errors.AlreadyExists,
+    errors.FailedPrecondition,
+    errors.Conflict,
+)
+
+
+def main() -> None:
+    """Run a command; a failure is one sentence on standard error, never a traceback."""
+    try:
+        app()
+    except (Problem, *_MENDABLE) as problem:
+        _say(str(problem))
+        sys.exit(2)
+    except errors.Unavailable as error:
+        _say(f"{error}; is it running? `diapason status` shows, `diapason up` starts it")
+        sys.exit(1)
+    except (Failure, errors.DiapasonError) as failure:
+        _say(str(failure))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _say(sentence: str) -> None:
+    remarks.print(f"diapason: {escape(sentence)}", soft_wrap=True)

@@ -1,0 +1,212 @@
+"""`train`, `runs` and `models`."""
+
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from diapason.cli.options import DEFAULT_COLLECTION, DEFAULT_DATA, AsJson, Collection, Data, connect
+from diapason.cli.output import Failure, as_json, console, plain, share_bar, table
+from diapason.client import Client
+from diapason.trainer.v1 import rollout_pb2
+from diapason.trainer.v1.rollout_pb2 import Rollout, RolloutState
+from diapason.trainer.v1.training_pb2 import (
+    RUN_STATE_FAILED,
+    RUN_STATE_SUCCEEDED,
+    Gate,
+    GatePolicy,
+    Run,
+    RunStage,
+    RunState,
+    TrainingConfig,
+    Verdict,
+)
+
+_SWITCHED = (rollout_pb2.ROLLOUT_STATE_RETIRING, rollout_pb2.ROLLOUT_STATE_DONE)
+
+models_app = typer.Typer(help="List models and versions, register a base model.", no_args_is_help=False)
+
+
+def train(
+    collection: Collection = DEFAULT_COLLECTION,
+    epochs: Annotated[int, typer.Option(help="Passes over the judgments; 0 for the default.", min=0)] = 0,
+    learning_rate: Annotated[float, typer.Option(help="0 for the default.", min=0)] = 0.0,
+    min_queries: Annotated[int, typer.Option(help="Held-out queries that the gate asks for; 0 for 75.", min=0)] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Stop after the gate.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,
+    data: Data = DEFAULT_DATA,
+    json: AsJson = False,
+) -> None:
+    """Tune a collection's encoder on its feedback; a better version takes over while searches go on.
+
+    Example: diapason train --collection movies
+    """
+    config = TrainingConfig(epochs=epochs, learning_rate=learning_rate)
+    with connect(data) as client:
+        run = client.train(collection, config, GatePolicy(min_queries=min_queries), dry_run)
+        if wait:
+            run = follow_run(client, run.id)
+        rollout = follow_rollout(client, run.rollout_id) if wait and run.rollout_id else None
+    if json:
+        as_json({"run": plain(run), "rollout": plain(rollout) if rollout else None})
+    else:
+        print_run(run)
+        if rollout:
+            console.print(f"rollout {state_of(rollout)}: {rollout.message}")
+    if run.state == RUN_STATE_FAILED:
+        raise Failure(f"run {run.id} failed: {run.message}")
+
+
+def follow_run(client: Client, run_id: str, seen: Callable[[Run], None] = lambda run: None) -> Run:
+    """Show a run's progress until it ends."""
+    with share_bar() as bar:
+        task = bar.add_task("waiting", total=1.0, message="")
+        stage = RunStage.RUN_STAGE_UNSPECIFIED
+        for run in client.watch_run(run_id):
+            seen(run)
+            if run.stage != stage:
+                bar.update(task, completed=1.0)
+                stage = run.stage
+                bar.reset(task, total=1.0)
+            bar.update(task, description=_stage(run), completed=run.progress, message=run.message)
+    return run
+
+
+def follow_rollout(client: Client, rollout_id: str) -> Rollout:
+    """Show a rollout's progress until the new version serves or it ended without."""
+    with share_bar() as bar:
+        task = bar.add_task("rollout", total=1.0, message="")
+        for rollout in client.watch_rollout(rollout_id):
+            bar.update(task, description=state_of(rollout), completed=rollout.progress, message=rollout.message)
+    return rollout
+
+
+def switched(rollout: Rollout) -> bool:
+    """Whether the new version serves."""
+    return rollout.state in _SWITCHED
+
+
+def state_of(rollout: Rollout) -> str:
+    """A rollout's state as a word."""
+    return RolloutState.Name(rollout.state).removeprefix("ROLLOUT_STATE_").lower().replace("_", " ")
+
+
+def runs(
+    run_id: Annotated[str, typer.Argument(help="One run; all if not given.")] = "",
+    cancel: Annotated[bool, typer.Option(help="Cancel that run.")] = False,
+    data: Data = DEFAULT_DATA,
+    json: AsJson = False,
+) -> None:
+    """List training runs, or show one.
+
+    Example: diapason runs
+    """
+    with connect(data) as client:
+        if run_id:
+            run = client.cancel_run(run_id) if cancel else client.run(run_id)
+            as_json(plain(run)) if json else print_run(run)
+            return
+        found = client.runs()
+    if json:
+        as_json([plain(run) for run in found])
+        return
+    rows = [
+        (run.id[:8], _moment(run.created_time), run.collection or run.model, _state(run), run.message) for run in found
+    ]
+    table("Runs", ["run", "created", "of", "state", "message"], rows)
+
+
+def print_run(run: Run) -> None:
+    """A run with its gate."""
+    console.print(f"run {run.id} {_state(run)}: {run.message}")
+    if run.HasField("data") and run.data.judgments:
+        d = run.data
+        console.print(
+            f"{d.judgments} judgments ({d.positives} for, {d.negatives} against), "
+            f"{d.train_queries} queries to train on, {d.held_out_queries} held out, {d.documents} documents"
+        )
+    if run.HasField("gate"):
+        print_gate(run.gate)
+
+
+def print_gate(gate: Gate) -> None:
+    """The gate's numbers."""
+    verdict = Verdict.Name(gate.verdict).removeprefix("VERDICT_").lower()
+    rows = [
+        (
+            m.metric,
+            m.dimensions,
+            f"{m.before:.3f}",
+            f"{m.after:.3f}",
+            f"{m.after - m.before:+.3f}",
+            f"[{m.low:+.3f}, {m.high:+.3f}]".replace("[", "\\["),
+        )
+        for m in gate.metrics
+    ]
+    columns = ["metric", ">dimensions", ">before", ">after", ">difference", ">95 % interval"]
+    table(f"Gate: {verdict} ({gate.queries} held-out queries)", columns, rows)
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, data: Data = DEFAULT_DATA, json: AsJson = False) -> None:
+    """List models and their versions.
+
+    Example: diapason models
+    """
+    if context.invoked_subcommand:
+        return
+    with connect(data) as client:
+        versions = [version for model in client.models() for version in client.versions(model.name)]
+    if json:
+        as_json([plain(version) for version in versions])
+        return
+    rows = [
+        (
+            v.ref.model,
+            v.ref.number,
+            v.ref.digest[:12],
+            _moment(v.published_time),
+            v.dimension,
+            len(v.replicas),
+            ", ".join(v.leases),
+        )
+        for v in versions
+    ]
+    table("Versions", ["model", ">version", "digest", "published", ">size", ">replicas", "kept for"], rows)
+
+
+@models_app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="Name of the new model.")],
+    source: Annotated[str, typer.Argument(help="A folder, a hub id or package:NAME.")],
+    dimensions: Annotated[list[int] | None, typer.Option(help="Smaller sizes at which it may be used.")] = None,
+    data: Data = DEFAULT_DATA,
+    json: AsJson = False,
+) -> None:
+    """Import a base model as version 1 of a new lineage.
+
+    Example: diapason models register mine ./my-sentence-transformer --dimensions 64
+    """
+    if (folder := Path(source)).is_dir():
+        source = str(folder.resolve())
+    with connect(data) as client:
+        run = follow_run(client, client.register_model(name, source, dimensions or []))
+    as_json(plain(run)) if json else print_run(run)
+    if run.state != RUN_STATE_SUCCEEDED:
+        raise Failure(f"{name!r} was not registered: {run.message}")
+
+
+def _stage(run: Run) -> str:
+    word = RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower()
+    return "waiting" if word == "unspecified" else word
+
+
+def _state(run: Run) -> str:
+    return RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+
+
+def _moment(stamp: Timestamp) -> str:
+    return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if stamp.seconds else ""
