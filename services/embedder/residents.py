@@ -104,6 +104,9 @@ class Residents:
 
     def want(self, desired: Sequence[Desired]) -> None:
         """Take note of what the registry wants, now and after a restart without it."""
+        # Silent when nothing is new: each change is reported, and each report is answered with this.
+        if self._told and list(desired) == self._desired:
+            return
         self._told = True
         if list(desired) != self._desired:
             self._desired = list(desired)

@@ -7,6 +7,7 @@ does not repeat what was finished (I7).
 import json
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,8 @@ log = structlog.get_logger()
 
 _RENEW_SECONDS = 2.0
 _KILL_AFTER_SECONDS = 5.0
+# torch and OpenVINO take a while to let go of everything once the job has said its last word.
+_TEARDOWN_SECONDS = 60.0
 
 
 class JobFailed(Exception):
@@ -192,6 +195,7 @@ class Runner:
             )
             try:
                 failure = self._follow(run, process)
+                process.wait(_TEARDOWN_SECONDS)
             finally:
                 _end(process)
         if process.returncode != 0 or not (folder / files.RESULT).exists():
@@ -233,11 +237,9 @@ def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    """Make sure that it has ended, however we came here."""
     if process.poll() is None:
-        try:
-            process.wait(timeout=0.5)  # its output has ended; so will it
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        process.terminate()
     try:
         process.wait(_KILL_AFTER_SECONDS)
     except subprocess.TimeoutExpired:
@@ -247,7 +249,8 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _how_it_ended(status: int, tail: str) -> str:
     if status < 0:
-        return f"the training process was killed by signal {-status}; out of memory is the usual reason"
+        hint = "; out of memory is the usual reason" if -status == signal.SIGKILL else ""
+        return f"the training process was killed by signal {-status}{hint}"
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no message")
     return f"the training process failed: {last.strip()}"
 
