@@ -41,6 +41,7 @@ def configure(service: str, level: str, style: LogFormat) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _named(service: str) -> structlog.typing.Processor:

@@ -75,11 +75,8 @@ class Roller:
             self._store.update(row, progress=1.0, message="the new version serves; the old one is kept for rollback")
 
     def _enter(self, row: RolloutRow, state: RolloutState) -> RolloutRow:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         log.info("rollout", state=state.value)
-        return self._store.update(
-            row, state=state.value, progress=0.0, message="", history=[*row.history, [state.value, moment]]
-        )
+        return self._store.enter(row, state)
 
     def _load(self, row: RolloutRow, version: PublishedVersion) -> None:
         """Wait until every live replica has the version ready."""

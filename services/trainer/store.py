@@ -417,6 +417,11 @@ class Store:
                 fresh.revision += 1
             return fresh
 
+    def enter(self, row: RolloutRow, state: RolloutState) -> RolloutRow:
+        """Bring a rollout that is ours into its next state. Raises ``LostJob``."""
+        history = [*row.history, _moment(state)]
+        return self.update(row, state=state.value, progress=0.0, message="", history=history)
+
     def let_go(self, row: JobRow) -> None:
         """Give a job back unfinished, without counting the attempt: the worker is shutting down."""
         with self._database.writing() as session:
@@ -527,6 +532,7 @@ def _end(row: JobRow, state: RunState | RolloutState, message: str, changes: Map
 
 
 def _moment(state: RolloutState) -> list[str]:
+    """An entry of a rollout's history."""
     return [state.value, _now().isoformat()]
 
 

@@ -4,6 +4,7 @@ Threads, not forks: a task only watches over a job process or waits for other se
 nothing that must not be forked (torch, gRPC channels) is.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ from services.kit.channels import open_blocking_channel
 from services.kit.settings import load
 from services.kit.sql import Database
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, celery_app
-from services.trainer.jobs import Shutdown
+from services.trainer.jobs import Interrupted, Shutdown
 from services.trainer.peers import Peers
 from services.trainer.rollouts import Roller
 from services.trainer.runs import Runner
@@ -68,6 +69,10 @@ def main() -> int:
     def stop(**_: object) -> None:
         shutdown.set()
 
+    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def keep_logging(**_: object) -> None:
+        """Celery configures logging unless someone listens here; ours is configured already."""
+
     threading.Thread(target=_beat, args=(store, shutdown), daemon=True).start()
     app.worker_main(["worker", "--pool=threads", f"--concurrency={_THREADS}", "--without-gossip", "--without-mingle"])
     return 0
@@ -76,12 +81,13 @@ def main() -> int:
 def _beat(store: Store, shutdown: Shutdown) -> None:
     """Say that this worker lives, until it stops."""
     name = f"{socket.gethostname()}-{os.getpid()}"
-    while True:
-        try:
-            store.worker_alive(name)
-        except Exception:
-            log.exception("heartbeat failed")
-        shutdown.pause(_HEARTBEAT_SECONDS)
+    with contextlib.suppress(Interrupted):
+        while True:
+            try:
+                store.worker_alive(name)
+            except Exception:
+                log.exception("heartbeat failed")
+            shutdown.pause(_HEARTBEAT_SECONDS)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Build a tiny, randomly initialised encoder and what publishing it needs: FOLDER/model and FOLDER/candidate.
 
-    python -m tests.support.build_tiny FOLDER SEED
+python -m tests.support.build_tiny FOLDER SEED
 """
 
 import sys
@@ -26,8 +26,12 @@ def main(folder: Path, seed: int) -> None:
     tokenizer = BertTokenizerFast(vocab=str(backbone / "vocab.txt"), model_max_length=64)
     tokenizer.save_pretrained(backbone)
     config = BertConfig(
-        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64,
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(backbone)
     transformer = Transformer(str(backbone), max_seq_length=64)

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from services.trainer.domain.data import Judgment, is_held_out, prepare, trainable_queries
 
 JUDGMENTS = st.lists(
-    st.builds(Judgment, st.text(max_size=5), st.sampled_from("abcde"), st.sampled_from([0.0, 0.4, 0.5, 1.0]), st.just(1.0)),
+    st.builds(
+        Judgment, st.text(max_size=5), st.sampled_from("abcde"), st.sampled_from([0.0, 0.4, 0.5, 1.0]), st.just(1.0)
+    ),
     max_size=60,
     unique_by=lambda j: (j.query, j.document_id),
 )

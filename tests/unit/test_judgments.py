@@ -7,8 +7,11 @@ from services.feedback.domain.model import Aim, Event, Policy, Signal, judgments
 
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["q one", "q  one", "q two"]), st.sampled_from("ab"), st.sampled_from(["", "x", "y"]),
-        st.sampled_from(list(Signal)), st.floats(0, 1),
+        st.sampled_from(["q one", "q  one", "q two"]),
+        st.sampled_from("ab"),
+        st.sampled_from(["", "x", "y"]),
+        st.sampled_from(list(Signal)),
+        st.floats(0, 1),
     ),
     max_size=30,
 ).map(lambda rows: [Event(i, *row) for i, row in enumerate(rows, 1)])

@@ -39,7 +39,7 @@ def _metrics(summary: dict[str, Any]) -> str:
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylim(0, 1.08)
-    axes.legend(frameon=False, loc="upper left", ncols=2)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return _svg(figure)
 
 
@@ -69,7 +69,9 @@ def _swap(swap: Sequence[Sample], rollout: Rollout) -> str:
     axes.set_xlabel("seconds since the rollout began")
     axes.set_ylabel("milliseconds per search")
     axes.set_yscale("log")
-    axes.legend(frameon=False, loc="lower right")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, markerscale=3)
     return _svg(figure)
 
 

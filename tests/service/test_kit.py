@@ -1,0 +1,219 @@
+"""What every service does around its own work, seen through a real server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from diapason import errors as client_errors
+from diapason.embedder.v1 import embedder_pb2 as pb
+from diapason.embedder.v1 import embedder_pb2_grpc as rpc
+from services.kit import errors
+from services.kit.context import REQUEST_ID_KEY, remaining
+from services.kit.server import Host
+from services.kit.settings import ServiceSettings, load
+
+NAME = pb.DESCRIPTOR.services_by_name["EmbedderService"].full_name
+Behaviour = Callable[[], Awaitable[None]]
+
+
+class Scripted(rpc.EmbedderServiceServicer):
+    """A servicer that does what the test says."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self._behaviour = behaviour
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: object) -> pb.GetInfoResponse:
+        await self._behaviour()
+        return pb.GetInfoResponse(replica_id=str(remaining(100)))
+
+
+@asynccontextmanager
+async def serving(behaviour: Behaviour, timeout: float = 30.0) -> AsyncIterator[tuple[Host, grpc.aio.Channel]]:
+    host = Host(ServiceSettings(listen="127.0.0.1:0", request_timeout_seconds=timeout))
+    host.serve(NAME, rpc.add_EmbedderServiceServicer_to_server, Scripted(behaviour))
+    port = await host.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield host, channel
+    await host.stop(5)
+
+
+async def nothing() -> None:
+    """Succeed."""
+
+
+def raising(error: Exception) -> Behaviour:
+    async def behave() -> None:
+        raise error
+
+    return behave
+
+
+ERRORS = [
+    (errors.InvalidArgument(errors.Violation("f", "is wrong")), "INVALID_ARGUMENT", details.BadRequest),
+    (errors.NotFound("thing", "x", "look"), "NOT_FOUND", details.ResourceInfo),
+    (errors.AlreadyExists("thing", "x", "look"), "ALREADY_EXISTS", details.ResourceInfo),
+    (errors.FailedPrecondition("RULE", "x", "not now"), "FAILED_PRECONDITION", details.PreconditionFailure),
+    (errors.Conflict("changed"), "ABORTED", details.ErrorInfo),
+    (errors.Overloaded("full", 1.5), "RESOURCE_EXHAUSTED", details.RetryInfo),
+    (errors.Unavailable("away", 1.5), "UNAVAILABLE", details.RetryInfo),
+    (errors.DeadlineExceeded("late"), "DEADLINE_EXCEEDED", details.RequestInfo),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "detail"), ERRORS, ids=[code for _, code, _ in ERRORS])
+async def test_each_error_has_its_code_and_details(
+    error: errors.ServiceError, code: str, detail: type[details.BadRequest]
+) -> None:
+    async with serving(raising(error)) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest())
+    assert caught.value.code().name == code
+    assert caught.value.details() == error.message
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    assert any(packed.Is(detail.DESCRIPTOR) for packed in status.details)
+
+
+async def test_a_fault_of_ours_leaks_nothing_and_reaches_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    from services.kit import logs
+
+    logs.configure("test", "INFO", "json")
+    async with serving(raising(RuntimeError("secret detail"))) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            metadata = ((REQUEST_ID_KEY, "request-42"),)
+            await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest(), metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in (caught.value.details() or "")
+    assert "request-42" in (caught.value.details() or "")
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    [failure] = [line for line in logged if line["event"] == "request failed"]
+    assert failure["request_id"] == "request-42"
+    assert "secret detail" in failure["exception"]
+
+
+async def test_the_client_gets_the_same_error_with_its_details() -> None:
+    async with serving(raising(errors.Overloaded("full", 1.5))) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest())
+    error = client_errors.from_rpc_error(caught.value)
+    assert isinstance(error, client_errors.Overloaded)
+    assert (error.message, error.retry_after) == ("full", 1.5)
+    assert error.request_id
+
+
+async def test_request_ids_are_kept_if_sane_and_made_if_not() -> None:
+    async with serving(nothing) as (_, channel):
+        for offered, kept in (("mine-1", True), ("has spaces", False), ("x" * 200, False)):
+            call = rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest(), metadata=((REQUEST_ID_KEY, offered),))
+            answered = dict(await call.initial_metadata())[REQUEST_ID_KEY]
+            assert (answered == offered) is kept
+            assert answered
+            await call
+
+
+async def test_i10_a_request_without_a_deadline_gets_one() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(forever, timeout=0.2) as (_, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest())
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_calls_to_others_get_what_is_left_of_the_deadline() -> None:
+    async with serving(nothing) as (_, channel):
+        left = float((await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest(), timeout=10)).replica_id)
+    assert 5 < left < 10
+
+
+async def check(channel: grpc.aio.Channel, name: str) -> str:
+    stub = health_pb2_grpc.HealthStub(channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))  # type: ignore[attr-defined]
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+async def test_health_is_not_serving_until_ready_and_liveness_is_from_the_start() -> None:
+    async with serving(nothing) as (host, channel):
+        assert [await check(channel, n) for n in ("", "readiness", NAME)] == ["NOT_SERVING"] * 3
+        assert await check(channel, "liveness") == "SERVING"
+        await host.set_ready(True)
+        assert [await check(channel, n) for n in ("", "readiness", NAME)] == ["SERVING"] * 3
+        with pytest.raises(grpc.aio.AioRpcError):
+            await check(channel, "unknown")
+
+
+async def test_stopping_lets_requests_in_flight_finish() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        entered.set()
+        await leave.wait()
+
+    async with serving(wait) as (host, channel):
+        call = asyncio.ensure_future(rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest()))
+        await entered.wait()
+        stopping = asyncio.create_task(host.stop(10))
+        while await host_refuses(channel) is False:
+            await asyncio.sleep(0.01)
+        leave.set()
+        assert (await call).replica_id
+        assert await stopping
+
+
+async def host_refuses(channel: grpc.aio.Channel) -> bool:
+    """Whether a new request is turned away."""
+    try:
+        await check(channel, "liveness")
+    except grpc.aio.AioRpcError:
+        return True
+    return False
+
+
+async def test_background_work_that_fails_stops_the_service() -> None:
+    async def fail() -> None:
+        raise RuntimeError("broken")
+
+    host = Host(ServiceSettings(listen="127.0.0.1:0"))
+    host.background("work", fail)
+    await host.start("127.0.0.1:0")
+    async with asyncio.timeout(5):
+        await host.stopping.wait()
+    assert not await host.stop(1)
+
+
+async def test_a_taken_port_is_said_and_not_shared() -> None:
+    async with serving(nothing):
+        host = Host(ServiceSettings(listen=""))
+        taken = Host(ServiceSettings(listen=""))
+        port = await host.start("127.0.0.1:0")
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+            await taken.start(f"127.0.0.1:{port}")
+        await host.stop(0)
+
+
+def test_settings_come_from_the_environment_and_flags_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIAPASON_LISTEN", "from-environment")
+    monkeypatch.setenv("DIAPASON_LOG_LEVEL", "ERROR")
+    settings = load(ServiceSettings, "x", ["--listen", "from-flag"])
+    assert (settings.listen, settings.log_level) == ("from-flag", "ERROR")
+
+
+def test_wrong_settings_end_with_a_sentence_and_status_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIAPASON_DRAIN_SECONDS", "soon")
+    with pytest.raises(SystemExit) as ended:
+        load(ServiceSettings, "x", [])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "DIAPASON_LISTEN" in said
+    assert "DIAPASON_DRAIN_SECONDS" in said
+    assert "'soon'" in said
