@@ -1,9 +1,9 @@
 """`diapason up`: run the whole system here, in the foreground."""
 
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +40,7 @@ def up(
 
     Example: diapason up --data ./my-data
     """
-    with running(data, base_port) as (stack, stopped):
+    with running(data, base_port) as stack, suppress(KeyboardInterrupt):
         with Client(stack.addresses) as client:
             ensure_base_model(client, model, stack.check)
         if json:
@@ -49,52 +49,60 @@ def up(
             remarks.print(
                 f"Ready. Data and logs are in {stack.data}. In another terminal: diapason status. Ctrl-C stops."
             )
-        while not stopped.wait(_CHECK_SECONDS):
+        while True:
+            time.sleep(_CHECK_SECONDS)
             stack.check()
 
 
 @contextmanager
-def running(
-    data: Path, base_port: int, settings: dict[str, str] | None = None
-) -> Iterator[tuple[Stack, threading.Event]]:
-    """A stack for the time of the block, stopped at its end; the event is set by Ctrl-C or SIGTERM."""
-    stack, stopped = Stack(data, base_port, settings), threading.Event()
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+def running(data: Path, base_port: int, settings: dict[str, str] | None = None) -> Iterator[Stack]:
+    """A stack for the time of the block, stopped in order at its end; Ctrl-C and SIGTERM end the block."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, _interrupt) for number in signals}
+    stack = Stack(data, base_port, settings)
     try:
         stack.start(lambda name, where: remarks.print(f"  {name:<9} {where}"))
-        try:
-            yield stack, stopped
-        finally:
-            remarks.print("Stopping …")
-            stack.stop()
+        yield stack
     finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        remarks.print("Stopping …")
+        stack.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def ensure_base_model(client: Client, source: str, check: Callable[[], None]) -> None:
     """Import the first model if there is none, and wait until the embedder serves what it should."""
     if source and not client.models():
-        sizes = BASE_DIMENSIONS if source == BASE_SOURCE else ()
-        run_id = client.register_model(BASE_MODEL, source, sizes)
-        with remarks.status(f"importing {source} as {BASE_MODEL!r}"):
-            for _ in client.watch_run(run_id):
-                check()
-        run = client.run(run_id)
-        if run.state != RUN_STATE_SUCCEEDED:
-            raise Failure(f"the first model could not be imported: {run.message}")
-        remarks.print(f"  model {BASE_MODEL!r} version {run.published.number} from {source}")
+        import_model(client, BASE_MODEL, source, check)
     if client.models():
-        wait_for_versions(client, check)
+        _wait_for_versions(client, check)
 
 
-def wait_for_versions(client: Client, check: Callable[[], None]) -> None:
-    """Wait until the embedder has a version ready and none on its way."""
-    pause = threading.Event()
+def import_model(client: Client, name: str, source: str, check: Callable[[], None]) -> None:
+    """Register a base model and wait until it is published."""
+    run_id = client.register_model(name, source, BASE_DIMENSIONS if source == BASE_SOURCE else ())
+    with remarks.status(f"importing {source} as {name!r}"):
+        for _ in client.watch_run(run_id):
+            check()
+    run = client.run(run_id)
+    if run.state != RUN_STATE_SUCCEEDED:
+        raise Failure(f"{source} could not be imported: {run.message}")
+    remarks.print(f"  model {name!r} version {run.published.number} from {source}")
+
+
+def _wait_for_versions(client: Client, check: Callable[[], None]) -> None:
+    """Wait until the embedder holds what the registry wants of it."""
     for _ in range(int(_READY_SECONDS / 0.2)):
-        states = {status.state for status in client.embedder_info().versions}
-        if states and states <= {VERSION_STATE_READY, VERSION_STATE_FAILED}:
+        leased = {v.ref.digest for model in client.models() for v in client.versions(model.name) if v.leases}
+        states = {status.version.digest: status.state for status in client.embedder_info().versions}
+        if all(states.get(digest) in (VERSION_STATE_READY, VERSION_STATE_FAILED) for digest in leased):
             return
         check()
-        pause.wait(0.2)
+        time.sleep(0.2)
     raise Failure("the embedder did not load its versions in time; its log says why")

@@ -59,7 +59,7 @@ async def refused(call: Callable[[], Awaitable[object]]) -> tuple[grpc.StatusCod
     """The code, the message and the fields of a refused call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call()
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
     fields = []
     for packed in status.details if status else ():
         bad = error_details_pb2.BadRequest()

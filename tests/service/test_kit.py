@@ -33,6 +33,9 @@ class Scripted(rpc.EmbedderServiceServicer):
         await self._behaviour()
         return pb.GetInfoResponse(replica_id=str(remaining(100)))
 
+    async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
+        raise AssertionError("nobody asks for it")
+
 
 @asynccontextmanager
 async def serving(behaviour: Behaviour, timeout: float = 30.0) -> AsyncIterator[tuple[Host, grpc.aio.Channel]]:
@@ -76,7 +79,7 @@ async def test_each_error_has_its_code_and_details(
             await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest())
     assert caught.value.code().name == code
     assert caught.value.details() == error.message
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
     assert status is not None
     assert any(packed.Is(detail.DESCRIPTOR) for packed in status.details)
 
@@ -86,8 +89,8 @@ async def test_a_fault_of_ours_leaks_nothing_and_reaches_the_log(capsys: pytest.
 
     logs.configure("test", "INFO", "json")
     async with serving(raising(RuntimeError("secret detail"))) as (_, channel):
+        metadata = ((REQUEST_ID_KEY, "request-42"),)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            metadata = ((REQUEST_ID_KEY, "request-42"),)
             await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest(), metadata=metadata)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in (caught.value.details() or "")
@@ -190,13 +193,11 @@ async def test_background_work_that_fails_stops_the_service() -> None:
 
 
 async def test_a_taken_port_is_said_and_not_shared() -> None:
-    async with serving(nothing):
-        host = Host(ServiceSettings(listen=""))
-        taken = Host(ServiceSettings(listen=""))
-        port = await host.start("127.0.0.1:0")
-        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
-            await taken.start(f"127.0.0.1:{port}")
-        await host.stop(0)
+    host, second = Host(ServiceSettings(listen="")), Host(ServiceSettings(listen=""))
+    port = await host.start("127.0.0.1:0")
+    with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+        await second.start(f"127.0.0.1:{port}")
+    await host.stop(0)
 
 
 def test_settings_come_from_the_environment_and_flags_win(monkeypatch: pytest.MonkeyPatch) -> None:

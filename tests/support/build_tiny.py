@@ -15,7 +15,8 @@ def main(folder: Path, seed: int) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
+    from transformers.models.bert import BertTokenizer
 
     from services.trainer.job.exporting import export
 
@@ -23,7 +24,7 @@ def main(folder: Path, seed: int) -> None:
     backbone = folder / "backbone"
     backbone.mkdir(parents=True)
     (backbone / "vocab.txt").write_text("\n".join(VOCABULARY))
-    tokenizer = BertTokenizerFast(vocab=str(backbone / "vocab.txt"), model_max_length=64)
+    tokenizer = BertTokenizer(vocab=str(backbone / "vocab.txt"), model_max_length=64)
     tokenizer.save_pretrained(backbone)
     config = BertConfig(
         vocab_size=len(VOCABULARY),

@@ -43,7 +43,7 @@ class Embedding:
     settings: EmbedderSettings
 
     @property
-    def stub(self) -> rpc.EmbedderServiceStub:
+    def stub(self) -> "rpc.EmbedderServiceAsyncStub":
         return rpc.EmbedderServiceStub(self.channel)
 
     async def until(self, digest: str, state: State) -> str:

@@ -1,5 +1,6 @@
 """The demo, step by step."""
 
+import itertools
 import json as json_module
 import time
 import uuid
@@ -18,9 +19,8 @@ from diapason.cli.demo.samples import Query, Samples
 from diapason.cli.options import DEFAULT_DATA, AsJson, Data
 from diapason.cli.output import Failure, as_json, console, counting_bar, remarks, table
 from diapason.cli.stack import Stack
-from diapason.cli.up import BASE_PORT, BASE_SOURCE, BasePort, ensure_base_model, running
+from diapason.cli.up import BASE_MODEL, BASE_PORT, BASE_SOURCE, BasePort, ensure_base_model, import_model, running
 from diapason.client import Client
-from diapason.common.v1.version_pb2 import VersionRef
 from diapason.feedback.v1.feedback_pb2 import SIGNAL_THUMBS_DOWN, SIGNAL_THUMBS_UP, Feedback
 from diapason.trainer.v1.rollout_pb2 import Rollout
 from diapason.trainer.v1.training_pb2 import RUN_STAGE_EXPORT, RUN_STATE_SUCCEEDED, Run, Verdict
@@ -69,30 +69,40 @@ def demo(
     chosen = samples.load(folder)
     outcome = Outcome()
     remarks.print("[bold]1. Starting the stack[/bold]")
-    with outcome.timed("start"):
-        context = running(data, base_port)
-        stack, _ = context.__enter__()
-    try:
-        with Client(stack.addresses) as client:
-            with outcome.timed("model"):
-                ensure_base_model(client, BASE_SOURCE, stack.check)
-            _play(client, chosen, outcome)
+    began = time.perf_counter()
+    with running(data, base_port) as stack, Client(stack.addresses) as client:
+        outcome.seconds["start"] = round(time.perf_counter() - began, 1)
+        with outcome.timed("model"):
+            collection, model = _fresh(client)
+            if model not in [known.name for known in client.models()]:
+                import_model(client, model, BASE_SOURCE, stack.check)
+            ensure_base_model(client, BASE_SOURCE, stack.check)
+        _play(client, collection, model, chosen, outcome)
         summary = _summary(outcome, stack)
         stack.data.joinpath("demo.json").write_text(json_module.dumps(summary, indent=2, ensure_ascii=False))
         report.write(stack.data / "demo.html", summary, outcome.run, outcome.swap, outcome.rollout)
-    finally:
-        context.__exit__(None, None, None)
     as_json(summary) if json else _print(summary)
     if not training.switched(outcome.rollout):
         raise Failure(f"the candidate did not take over: {outcome.run.message}")
 
 
-def _play(client: Client, chosen: Samples, outcome: Outcome) -> None:
+def _fresh(client: Client) -> tuple[str, str]:
+    """A collection that does not exist yet, and a model that is not tuned yet: a second demo begins anew."""
+    collections = {known.name for known in client.collections()}
+    tuned = {model.name for model in client.models() if len(client.versions(model.name)) > 1}
+    names = (("" if number == 1 else f"-{number}") for number in itertools.count(1))
+    return next(
+        (COLLECTION + suffix, BASE_MODEL + suffix)
+        for suffix in names
+        if COLLECTION + suffix not in collections and BASE_MODEL + suffix not in tuned
+    )
+
+
+def _play(client: Client, collection: str, model: str, chosen: Samples, outcome: Outcome) -> None:
     """The loop, once."""
     remarks.print("[bold]2. Indexing the films[/bold]")
     with outcome.timed("index"):
-        # A second demo in the same folder begins again: with the base model, in a collection of its own.
-        collection = _fresh_collection(client)
+        client.create_collection(collection, model, [SMALL], _RETENTION_SECONDS)
         content.write(client, collection, chosen.films)
     remarks.print("[bold]3. Held-out queries, before[/bold]")
     with outcome.timed("before"):
@@ -123,18 +133,6 @@ def _play(client: Client, chosen: Samples, outcome: Outcome) -> None:
     remarks.print("[bold]6. Held-out queries, after[/bold]")
     with outcome.timed("after"):
         outcome.after = _measure(client, collection, chosen.held_out)
-
-
-def _fresh_collection(client: Client) -> str:
-    taken = {known.name for known in client.collections()}
-    number = 1
-    name = COLLECTION
-    while name in taken:
-        number += 1
-        name = f"{COLLECTION}-{number}"
-    base = VersionRef(model=client.models()[0].name, number=1)
-    client.create_collection(name, base, [SMALL], _RETENTION_SECONDS)
-    return name
 
 
 def _measure(client: Client, collection: str, queries: Sequence[Query]) -> dict[int, list[Ranking]]:
@@ -204,6 +202,7 @@ def _summary(outcome: Outcome, stack: Stack) -> dict[str, Any]:
         },
         "better": _better(outcome.before[0], outcome.after[0]),
         "seconds": {**outcome.seconds, "total": round(sum(outcome.seconds.values()), 1)},
+        "collection": outcome.rollout.collection,
         "data": str(stack.data),
     }
 
@@ -254,4 +253,4 @@ def _print(summary: dict[str, Any]) -> None:
         f"mismatched versions (p50 {swap['p50_ms']} ms, p99 {swap['p99_ms']} ms)."
     )
     console.print(f"It took {summary['seconds']['total']:.0f} s. Report: {summary['data']}/demo.html")
-    console.print(f'Now try it yourself: diapason up, and then: diapason search -c {COLLECTION} "…"')
+    console.print(f'Now try it yourself: diapason up, and then: diapason search -c {summary["collection"]} "…"')
