@@ -106,8 +106,8 @@ class Stack:
                     child.process.kill()
                     child.process.wait()
         self._children.clear()
-        (self.data / STACK_FILE).unlink(missing_ok=True)
-        if self._lock:
+        if self._lock:  # without it the folder is another's
+            (self.data / STACK_FILE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
@@ -116,11 +116,13 @@ class Stack:
             (self.data / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Problem(f"{self.data} can't be used as data folder: {error.strerror}") from error
-        self._lock = (self.data / "lock").open("a")
+        lock = (self.data / "lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            lock.close()
             raise Problem(f"another `diapason up` uses {self.data}; stop it, or give another --data folder") from error
+        self._lock = lock
         marker = self.data / "diapason.json"
         if marker.exists():
             layout = json.loads(marker.read_text()).get("layout")

@@ -62,11 +62,13 @@ def running(data: Path, base_port: int, settings: dict[str, str] | None = None) 
     stack = Stack(data, base_port, settings)
     try:
         stack.start(lambda name, where: remarks.print(f"  {name:<9} {where}"))
-        yield stack
+        try:
+            yield stack
+        finally:
+            for number in signals:
+                signal.signal(number, signal.SIG_IGN)
+            remarks.print("Stopping …")
     finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        remarks.print("Stopping …")
         stack.stop()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -130,7 +130,7 @@ def test_the_embedder_drains_on_sigterm(own: tuple[Stack, Client]) -> None:
     stack, client = own
     version: VersionRef = client.collection("films").route.encoder
     request = embedder_pb2.EmbedRequest(
-        version=version, texts=[f"{document(i % 40)} " * 60 for i in range(256)], role=embedder_pb2.ROLE_DOCUMENT
+        version=version, texts=[f"{document(i % 40)} " * 600 for i in range(64)], role=embedder_pb2.ROLE_DOCUMENT
     )
     with grpc.insecure_channel(stack.addresses.embedder) as channel:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -139,7 +139,7 @@ def test_the_embedder_drains_on_sigterm(own: tuple[Stack, Client]) -> None:
             list(call.initial_metadata())  # sent as its handler begins: all twelve are in flight
         waiting = sum(not call.done() for call in calls)
         status = terminate(stack, "embedder")
-        assert [len(call.result().vectors) for call in calls] == [256 * 32 * 4] * 12
+        assert [len(call.result().vectors) for call in calls] == [64 * 32 * 4] * 12
     assert waiting
     assert status.get(timeout=60) == 0
     stack.revive("embedder")
