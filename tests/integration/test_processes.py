@@ -135,8 +135,7 @@ def test_the_embedder_drains_on_sigterm(own: tuple[Stack, Client]) -> None:
     with grpc.insecure_channel(stack.addresses.embedder) as channel:
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         calls = [stub.Embed.future(request, timeout=60) for _ in range(12)]
-        for call in calls:
-            list(call.initial_metadata())  # sent as its handler begins: all twelve are in flight
+        calls[0].result()  # each takes long, so the others have arrived by now
         waiting = sum(not call.done() for call in calls)
         status = terminate(stack, "embedder")
         assert [len(call.result().vectors) for call in calls] == [64 * 32 * 4] * 12
@@ -279,12 +278,12 @@ def test_up_stops_cleanly_on_ctrl_c_and_serves_again_afterwards(tmp_path: Path) 
     for number in (signal.SIGINT, signal.SIGTERM):
         process = up(tmp_path / "data", port)
         ready(process)
-        stack = json.loads((tmp_path / "data" / "stack.json").read_text())
+        pids = _pids(tmp_path / "data")
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert "Traceback" not in said
-        assert [pid for pid in stack["pids"] if _lives(pid)] == []
+        assert [pid for pid in pids.values() if _lives(pid)] == []
         for name in ("search", "embedder", "feedback", "trainer"):
             assert '"stopped"' in (tmp_path / "data" / "logs" / f"{name}.log").read_text()
 
@@ -316,27 +315,32 @@ def _refused(process: subprocess.Popen[str], sentence: str) -> None:
 def test_up_ends_with_a_sentence_when_a_part_dies(tmp_path: Path) -> None:
     process = up(tmp_path / "data", free_base_port())
     ready(process)
-    pids = json.loads((tmp_path / "data" / "stack.json").read_text())["pids"]
-    os.kill(pids[2], signal.SIGKILL)  # feedback
+    pids = _pids(tmp_path / "data")
+    os.kill(pids["feedback"], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "feedback has ended with status -9" in " ".join(said.split())
-    assert [pid for pid in pids if _lives(pid)] == []
+    assert [pid for pid in pids.values() if _lives(pid)] == []
 
 
 def test_up_takes_over_from_one_that_was_killed(tmp_path: Path) -> None:
     port = free_base_port()
     process = up(tmp_path / "data", port)
     ready(process)
-    left = json.loads((tmp_path / "data" / "stack.json").read_text())["pids"]
+    left = _pids(tmp_path / "data")
     process.kill()
     process.communicate(timeout=10)
     again = up(tmp_path / "data", port)
     ready(again)
-    assert [pid for pid in left if _lives(pid)] == []
+    assert [pid for pid in left.values() if _lives(pid)] == []
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)
     assert again.returncode == 0
+
+
+def _pids(data: Path) -> dict[str, int]:
+    """The processes of a stack, by name."""
+    return {p["name"]: p["pid"] for p in json.loads((data / "stack.json").read_text())["processes"]}
 
 
 def _lives(pid: int) -> bool:
