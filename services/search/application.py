@@ -195,13 +195,13 @@ class Search:
     async def view(self, name: str) -> CollectionView:
         """A collection with counts. Raises ``NotFound``."""
         live = self._find(name)
-        indexes = await asyncio.to_thread(self._catalog.indexes, name)
-        counts = [
-            await asyncio.to_thread(self._indexers[i.id].vectors.count) for i in indexes if i.id in self._indexers
-        ]
-        held = [index for index in indexes if index.id in self._indexers]
+        held = []
+        for index in await asyncio.to_thread(self._catalog.indexes, name):
+            if indexer := self._indexers.get(index.id):
+                with indexer.usage.held():
+                    held.append((index, await asyncio.to_thread(indexer.vectors.count)))
         documents = await asyncio.to_thread(self._catalog.count, name)
-        return CollectionView(name, live.settings, live.route, documents, list(zip(held, counts, strict=True)))
+        return CollectionView(name, live.settings, live.route, documents, held)
 
     def names(self) -> list[str]:
         """All collections."""
@@ -258,7 +258,8 @@ class Search:
             newest = await asyncio.to_thread(self._catalog.last_sequence, collection)
             indexer.nudge()
             await indexer.wait_for(newest, _SWITCH_WAIT_SECONDS)
-            points = await asyncio.to_thread(indexer.vectors.count)
+            with indexer.usage.held():
+                points = await asyncio.to_thread(indexer.vectors.count)
             documents = await asyncio.to_thread(self._catalog.count, collection)
             rules.check_switch(index, indexer.applied, newest, points, documents)
             route = await asyncio.to_thread(self._catalog.switch, collection, index_id, expected_generation)

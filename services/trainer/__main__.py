@@ -18,10 +18,11 @@ from services.kit.channels import open_blocking_channel
 from services.kit.server import Host, run
 from services.kit.sql import Database
 from services.trainer.broker import Nudger
+from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
+from services.trainer.registry import Registry
 from services.trainer.servicers import RegistryServicer, RolloutServicer, TrainingServicer
 from services.trainer.settings import TrainerSettings
-from services.trainer.store import Store
 from services.trainer.upkeep import keep_leases, sweep
 
 REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -35,25 +36,20 @@ async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
     """Wire the API together."""
     database = Database(settings.database_url)
     await asyncio.to_thread(database.migrate, MIGRATIONS)
-    store, nudger = Store(database), Nudger(settings.broker_url)
+    jobs, registry, nudger = Jobs(database), Registry(database), Nudger(settings.broker_url)
     with (
         open_blocking_channel(settings.search_address) as search,
         open_blocking_channel(settings.feedback_address) as feedback,
     ):
         peers = Peers(search, feedback)
-        host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryServicer(store, nudger))
-        host.serve(
-            TRAINING,
-            training_pb2_grpc.add_TrainingServiceServicer_to_server,
-            TrainingServicer(store, nudger, peers),
-        )
-        host.serve(
-            ROLLOUTS,
-            rollout_pb2_grpc.add_RolloutServiceServicer_to_server,
-            RolloutServicer(store, nudger, peers),
-        )
-        host.background("sweeper", lambda: sweep(store, nudger))
-        host.background("leases", lambda: keep_leases(store, peers))
+        models = RegistryServicer(jobs, registry, nudger)
+        host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, models)
+        runs = TrainingServicer(jobs, registry, nudger, peers)
+        host.serve(TRAINING, training_pb2_grpc.add_TrainingServiceServicer_to_server, runs)
+        rollouts = RolloutServicer(jobs, registry, nudger, peers)
+        host.serve(ROLLOUTS, rollout_pb2_grpc.add_RolloutServiceServicer_to_server, rollouts)
+        host.background("sweeper", lambda: sweep(jobs, nudger))
+        host.background("leases", lambda: keep_leases(jobs, registry, peers))
         host.background("readiness", lambda: host.set_ready(True))
         yield
     nudger.close()

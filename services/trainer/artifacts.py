@@ -12,7 +12,7 @@ from diapason import artifacts
 from diapason.artifact.v1.manifest_pb2 import File, FileRole, Golden, Lineage, Manifest, Prompts
 from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER
 from services.trainer.domain.model import Kind, PublishedVersion
-from services.trainer.job.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS
+from services.trainer.process.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS
 
 
 class BrokenArtifact(Exception):

@@ -1,49 +1,282 @@
-"""What runs and rollouts share while a worker drives them."""
+"""Runs and rollouts as rows, and the rules of ownership over them (I7).
 
-import threading
-import time
+Whoever works on a job claims it: a lease that must be renewed and a fence that grows with each
+claim. A writer whose fence is no longer the row's has lost the job and its write does nothing
+but raise `LostJob`.
 
+Methods block: call them from a thread.
+"""
 
-class Interrupted(Exception):
-    """The worker is shutting down; the job is given back and goes on elsewhere or later."""
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
 
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-class StopRequested(Exception):
-    """A person cancelled the run or aborted the rollout."""
+from services.kit.errors import AlreadyExists, NotFound
+from services.kit.sql import Database
+from services.trainer.domain.model import ROLLOUT_ACTIVE, ROLLOUT_ENDED, Kind, RolloutState, RunKind, RunState
+from services.trainer.tables import LeaseRow, ModelRow, RolloutRow, RunRow, VersionRow, aware, now
 
-
-class Shutdown:
-    """Set when the worker must stop. One per worker process."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        """From now on, `check` and `pause` raise."""
-        self._event.set()
-
-    def check(self) -> None:
-        """Raise ``Interrupted`` if the worker must stop."""
-        if self._event.is_set():
-            raise Interrupted
-
-    def pause(self, seconds: float) -> None:
-        """Wait, or raise ``Interrupted`` as soon as the worker must stop."""
-        if self._event.wait(seconds):
-            raise Interrupted
+LEASE_SECONDS = 15.0
+MAX_ATTEMPTS = 3
 
 
-class Every:
-    """True at most once in so many seconds."""
+class LostJob(Exception):
+    """Another worker has taken the job over."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._next = 0.0
 
-    def due(self) -> bool:
-        """Whether it is time again."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._seconds
-        return True
+JobRow = TypeVar("JobRow", RunRow, RolloutRow)
+
+
+class Jobs:
+    """Runs and rollouts. What a job changes together with itself (a model, a lease) is changed here."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, name: str, kind: Kind, source: str, request: dict[str, Any]) -> RunRow:
+        """A new model, and the queued run that imports it. Raises ``AlreadyExists``.
+
+        A model whose import failed may be registered again.
+        """
+        with self._database.writing() as session:
+            model = session.get(ModelRow, name)
+            if model is not None:
+                unfinished = [RunState.QUEUED.value, RunState.RUNNING.value]
+                taken = session.scalar(sa.select(VersionRow.digest).where(VersionRow.model == name).limit(1)) or (
+                    session.scalar(
+                        sa.select(RunRow.id).where(RunRow.model == name, RunRow.state.in_(unfinished)).limit(1)
+                    )
+                )
+                if taken:
+                    raise AlreadyExists("model", name, "choose another name, or use the one that exists")
+                session.delete(model)
+                session.flush()
+            session.add(ModelRow(name=name, kind=kind.value, source=source, last_number=0, created_at=now()))
+            run = _new_run(RunKind.IMPORT, name, request)
+            session.add(run)
+            return run
+
+    def add_run(self, collection: str, model: str, current_digest: str, request: dict[str, Any]) -> RunRow:
+        """A queued fine-tuning run."""
+        with self._database.writing() as session:
+            run = _new_run(RunKind.FINE_TUNE, model, request)
+            run.collection, run.current_digest = collection, current_digest
+            session.add(run)
+            return run
+
+    def active_run(self, collection: str) -> RunRow | None:
+        """The unfinished run of a collection."""
+        with self._database.reading() as session:
+            states = [RunState.QUEUED.value, RunState.RUNNING.value]
+            return session.scalars(
+                sa.select(RunRow).where(RunRow.collection == collection, RunRow.state.in_(states))
+            ).first()
+
+    def add_rollout(self, collection: str, from_digest: str, to_digest: str, run_id: str = "") -> RolloutRow:
+        """A rollout, with the lease that keeps its version resident. One run gets one rollout."""
+        with self._database.writing() as session:
+            if run_id:
+                known = session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
+                if known:
+                    return known
+            rollout = RolloutRow(
+                id=uuid.uuid4().hex,
+                state=RolloutState.LOADING.value,
+                lease_until=None,
+                created_at=now(),
+                started_at=None,
+                ended_at=None,
+                collection=collection,
+                from_digest=from_digest,
+                to_digest=to_digest,
+                run_id=run_id,
+                reindex_id="",
+                index_id="",
+                generation=0,
+                history=[_moment(RolloutState.LOADING)],
+            )
+            session.add(rollout)
+            session.merge(LeaseRow(digest=to_digest, holder=f"rollout:{rollout.id}"))
+            return rollout
+
+    def active_rollout(self, collection: str) -> RolloutRow | None:
+        """The rollout of a collection that has not switched and watched yet."""
+        with self._database.reading() as session:
+            states = [state.value for state in ROLLOUT_ACTIVE]
+            return session.scalars(
+                sa.select(RolloutRow).where(RolloutRow.collection == collection, RolloutRow.state.in_(states))
+            ).first()
+
+    def retiring(self) -> list[RolloutRow]:
+        """Rollouts that wait for the retention window to end."""
+        with self._database.reading() as session:
+            return list(session.scalars(sa.select(RolloutRow).where(RolloutRow.state == RolloutState.RETIRING.value)))
+
+    def get(self, kind: type[JobRow], job_id: str) -> JobRow:
+        """A run or a rollout. Raises ``NotFound``."""
+        with self._database.reading() as session:
+            row = session.get(kind, job_id)
+            if row is None:
+                word = "run" if kind is RunRow else "rollout"
+                raise NotFound(word, job_id, "`diapason runs` lists what there is")
+            return row
+
+    def runs(self, limit: int) -> list[RunRow]:
+        """Newest first."""
+        with self._database.reading() as session:
+            return list(session.scalars(sa.select(RunRow).order_by(RunRow.created_at.desc()).limit(limit)))
+
+    def waiting(self) -> tuple[list[str], list[str]]:
+        """Ids of the runs and the rollouts that nobody works on."""
+        with self._database.reading() as session:
+
+            def idle(kind: type[RunRow] | type[RolloutRow], states: Sequence[str]) -> list[str]:
+                free = sa.or_(kind.lease_until.is_(None), kind.lease_until < now())
+                return list(session.scalars(sa.select(kind.id).where(kind.state.in_(states), free)))
+
+            runs = idle(RunRow, [RunState.QUEUED.value, RunState.RUNNING.value])
+            return runs, idle(RolloutRow, [state.value for state in ROLLOUT_ACTIVE])
+
+    def claim(self, kind: type[JobRow], job_id: str) -> JobRow | None:
+        """Take a job that nobody works on, or None. A job tried too often fails instead."""
+        active = (
+            {RunState.QUEUED.value, RunState.RUNNING.value} if kind is RunRow else {s.value for s in ROLLOUT_ACTIVE}
+        )
+        with self._database.writing() as session:
+            row = session.get(kind, job_id, with_for_update=True)
+            if row is None or row.state not in active or (row.lease_until and aware(row.lease_until) > now()):
+                return None
+            row.attempts += 1
+            row.fence += 1
+            row.revision += 1
+            if row.attempts > MAX_ATTEMPTS:
+                row.state = RunState.FAILED.value  # the same word for both
+                row.ended_at = now()
+                row.message = f"given up after {MAX_ATTEMPTS} attempts; the log says why. Last: {row.message}"
+                return None
+            row.lease_until = now() + timedelta(seconds=LEASE_SECONDS)
+            row.started_at = row.started_at or now()
+            if isinstance(row, RunRow):
+                row.state = RunState.RUNNING.value
+            return row
+
+    def update(self, row: JobRow, **changes: Any) -> JobRow:
+        """Write to a job that is ours and renew the lease. Raises ``LostJob``."""
+        with self._database.writing() as session:
+            fresh = _owned(session, row)
+            for name, value in changes.items():
+                setattr(fresh, name, value)
+            fresh.lease_until = now() + timedelta(seconds=LEASE_SECONDS)
+            if changes:
+                fresh.revision += 1
+            return fresh
+
+    def enter(self, row: RolloutRow, state: RolloutState) -> RolloutRow:
+        """Bring a rollout that is ours into its next state. Raises ``LostJob``."""
+        history = [*row.history, _moment(state)]
+        return self.update(row, state=state.value, progress=0.0, message="", history=history)
+
+    def let_go(self, row: JobRow) -> None:
+        """Give a job back unfinished, without counting the attempt: the worker is shutting down."""
+        with self._database.writing() as session:
+            fresh = _owned(session, row)
+            fresh.lease_until = None
+            fresh.attempts -= 1
+            if isinstance(fresh, RunRow):
+                fresh.state = RunState.QUEUED.value
+
+    def end(self, row: JobRow, state: RunState | RolloutState, message: str, **changes: Any) -> JobRow:
+        """Write the end of a job that is ours. Raises ``LostJob``."""
+        with self._database.writing() as session:
+            return _end(_owned(session, row), state, message, changes)
+
+    def end_retired(self, rollout_id: str) -> None:
+        """End a rollout whose old index is gone, its lease, and the old version's lease as an import."""
+        with self._database.writing() as session:
+            row = session.get_one(RolloutRow, rollout_id)
+            if row.state == RolloutState.RETIRING.value:
+                _end(row, RolloutState.DONE, "the old version is retired", {})
+                ended = sa.or_(
+                    LeaseRow.holder == f"rollout:{row.id}",
+                    sa.and_(LeaseRow.holder == "import", LeaseRow.digest == row.from_digest),
+                )
+                session.execute(sa.delete(LeaseRow).where(ended))
+
+    def roll_back(self, rollout_id: str, message: str) -> RolloutRow:
+        """Note that a switched rollout was taken back."""
+        with self._database.writing() as session:
+            return _end(session.get_one(RolloutRow, rollout_id), RolloutState.ROLLED_BACK, message, {})
+
+    def request_stop(self, kind: type[JobRow], job_id: str) -> JobRow:
+        """Ask a job to stop. A run that nobody works on ends at once."""
+        self.get(kind, job_id)
+        with self._database.writing() as session:
+            row = session.get_one(kind, job_id)
+            row.stop_requested = True
+            row.revision += 1
+            if isinstance(row, RunRow) and row.state == RunState.QUEUED.value:
+                _end(row, RunState.CANCELLED, "cancelled before it began", {})
+            return row
+
+    def note(self, kind: type[RunRow] | type[RolloutRow], job_id: str, message: str) -> None:
+        """Say of a job that nobody works on why that is."""
+        with self._database.writing() as session:
+            row = session.get(kind, job_id)
+            if isinstance(row, RunRow | RolloutRow) and row.message != message:
+                row.message = message
+                row.revision += 1
+
+
+def _new_run(kind: RunKind, model: str, request: dict[str, Any]) -> RunRow:
+    return RunRow(
+        id=uuid.uuid4().hex,
+        state=RunState.QUEUED.value,
+        lease_until=None,
+        created_at=now(),
+        started_at=None,
+        ended_at=None,
+        kind=kind.value,
+        stage="unspecified",
+        collection="",
+        model=model,
+        current_digest="",
+        published_digest="",
+        rollout_id="",
+        request=request,
+        data={},
+        losses=[],
+        gate={},
+        message="waits for a worker",
+    )
+
+
+def _owned(session: Session, row: JobRow) -> JobRow:
+    fresh = session.get_one(type(row), row.id, with_for_update=True)
+    ended = {s.value for s in ROLLOUT_ENDED} | {
+        RunState.SUCCEEDED.value,
+        RunState.FAILED.value,
+        RunState.CANCELLED.value,
+    }
+    if fresh.fence != row.fence or fresh.state in ended:
+        raise LostJob(f"{row.id} is no longer ours")
+    return fresh
+
+
+def _end(row: JobRow, state: RunState | RolloutState, message: str, changes: Mapping[str, Any]) -> JobRow:
+    for name, value in changes.items():
+        setattr(row, name, value)
+    row.state, row.message, row.ended_at, row.lease_until = state.value, message, now(), None
+    row.progress = 1.0
+    row.revision += 1
+    if isinstance(row, RolloutRow) and isinstance(state, RolloutState):
+        row.history = [*row.history, _moment(state)]
+    return row
+
+
+def _moment(state: RolloutState) -> list[str]:
+    """An entry of a rollout's history."""
+    return [state.value, now().isoformat()]

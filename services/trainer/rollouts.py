@@ -8,9 +8,11 @@ from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STAT
 from diapason.search.v1 import collection_pb2
 from services.kit.errors import Conflict, DeadlineExceeded, NotFound, Overloaded, ServiceError, Unavailable
 from services.trainer.domain.model import PublishedVersion, RolloutState
-from services.trainer.jobs import Interrupted, Shutdown, StopRequested
+from services.trainer.jobs import Jobs, LostJob
+from services.trainer.pacing import Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
-from services.trainer.store import LostJob, RolloutRow, Store
+from services.trainer.registry import Registry
+from services.trainer.tables import RolloutRow
 
 log = structlog.get_logger()
 
@@ -26,9 +28,16 @@ class Roller:
     """Executes rollouts. One object serves all threads of a worker."""
 
     def __init__(
-        self, store: Store, peers: Peers, shutdown: Shutdown, watch_seconds: float, load_timeout: float
+        self,
+        jobs: Jobs,
+        registry: Registry,
+        peers: Peers,
+        shutdown: Shutdown,
+        watch_seconds: float,
+        load_timeout: float,
     ) -> None:
-        self._store = store
+        self._jobs = jobs
+        self._registry = registry
         self._peers = peers
         self._shutdown = shutdown
         self._watch_seconds = watch_seconds
@@ -36,14 +45,14 @@ class Roller:
 
     def execute(self, rollout_id: str) -> None:
         """Bring a rollout as far as retiring, if nobody else does."""
-        row = self._store.claim(RolloutRow, rollout_id)
+        row = self._jobs.claim(RolloutRow, rollout_id)
         if row is None:
             return
         with structlog.contextvars.bound_contextvars(rollout=row.id):
             try:
-                self._drive(row, self._store.version(row.to_digest))
+                self._drive(row, self._registry.version(row.to_digest))
             except Interrupted:
-                self._store.let_go(row)
+                self._jobs.let_go(row)
             except LostJob:
                 log.warning("another worker has taken the rollout over")
             except StopRequested:
@@ -72,17 +81,17 @@ class Roller:
             row = self._enter(row, RolloutState.WATCHING)
         if row.state == RolloutState.WATCHING.value and self._watch(row):
             row = self._enter(row, RolloutState.RETIRING)
-            self._store.update(row, progress=1.0, message="the new version serves; the old one is kept for rollback")
+            self._jobs.update(row, progress=1.0, message="the new version serves; the old one is kept for rollback")
 
     def _enter(self, row: RolloutRow, state: RolloutState) -> RolloutRow:
         log.info("rollout", state=state.value)
-        return self._store.enter(row, state)
+        return self._jobs.enter(row, state)
 
     def _load(self, row: RolloutRow, version: PublishedVersion) -> None:
         """Wait until every live replica has the version ready."""
         deadline = time.monotonic() + self._load_timeout
         while True:
-            replicas = self._store.replicas()
+            replicas = self._registry.replicas()
             said = [versions.get(version.digest, (0, "")) for versions in replicas.values()]
             for name, (state, reason) in zip(replicas, said, strict=True):
                 if state == VERSION_STATE_FAILED:
@@ -103,7 +112,7 @@ class Roller:
                 reindex = self._peers.start_reindex(row.collection, version)
             except _PASSING as error:
                 self._wait(row, 0.0, str(error))
-        row = self._store.update(row, reindex_id=reindex.id, index_id=reindex.index)
+        row = self._jobs.update(row, reindex_id=reindex.id, index_id=reindex.index)
         while reindex.state == collection_pb2.REINDEX_STATE_RUNNING:
             share = reindex.done / reindex.total if reindex.total else 0.0
             self._wait(row, share, reindex.reason or f"{reindex.done} of {reindex.total} documents")
@@ -129,16 +138,16 @@ class Roller:
                 continue  # someone switched between our read and our write: look again
             if route.encoder.digest != row.to_digest:
                 raise RolloutFailed("another version was taken into service meanwhile; start the rollout anew")
-            return self._store.update(row, generation=route.generation)
+            return self._jobs.update(row, generation=route.generation)
 
     def _watch(self, row: RolloutRow) -> bool:
         """Look at the new version for a while; False if it was rolled back."""
         end = time.monotonic() + self._watch_seconds
         while (left := end - time.monotonic()) > 0:
-            states = [versions.get(row.to_digest, (0, ""))[0] for versions in self._store.replicas().values()]
+            states = [versions.get(row.to_digest, (0, ""))[0] for versions in self._registry.replicas().values()]
             if VERSION_STATE_FAILED in states:
                 self._peers.roll_back(row.collection, row.generation)
-                self._store.end(row, RolloutState.ROLLED_BACK, "an embedder lost the new version; switched back")
+                self._jobs.end(row, RolloutState.ROLLED_BACK, "an embedder lost the new version; switched back")
                 return False
             done = 1 - left / self._watch_seconds
             row = self._wait(row, done, "watching the new version", stoppable=False)
@@ -146,7 +155,7 @@ class Roller:
 
     def _wait(self, row: RolloutRow, progress: float, message: str, stoppable: bool = True) -> RolloutRow:
         """Note the progress, then pause. Raises ``StopRequested`` if a person wants out before the switch."""
-        fresh = self._store.update(row, progress=progress, message=message)
+        fresh = self._jobs.update(row, progress=progress, message=message)
         if stoppable and fresh.stop_requested:
             raise StopRequested
         self._shutdown.pause(_POLL_SECONDS)
@@ -155,10 +164,10 @@ class Roller:
     def _give_up(self, row: RolloutRow, state: RolloutState, message: str) -> None:
         """End a rollout that has not switched: drop its index, end its lease."""
         try:
-            row = self._store.update(row)
+            row = self._jobs.update(row)
             if row.reindex_id and row.state != RolloutState.WATCHING.value:
                 self._peers.cancel_reindex(row.reindex_id)
         except (ServiceError, LostJob, NotFound) as error:
             log.warning("the unfinished index was left behind", reason=str(error))
-        self._store.end(row, state, message)
-        self._store.release(f"rollout:{row.id}")
+        self._jobs.end(row, state, message)
+        self._registry.release(f"rollout:{row.id}")

@@ -22,11 +22,13 @@ from services.kit.errors import ServiceError
 from services.trainer import artifacts
 from services.trainer.domain import data, gate
 from services.trainer.domain.model import PublishedVersion, RunKind, RunState, Stage, TrainingConfig
-from services.trainer.job import spec as files
-from services.trainer.job.spec import Spec
-from services.trainer.jobs import Every, Interrupted, Shutdown, StopRequested
+from services.trainer.jobs import Jobs, LostJob
+from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
-from services.trainer.store import LostJob, RunRow, Store
+from services.trainer.process import spec as files
+from services.trainer.process.spec import Spec
+from services.trainer.registry import Registry
+from services.trainer.tables import RunRow
 
 log = structlog.get_logger()
 
@@ -43,8 +45,11 @@ class JobFailed(Exception):
 class Runner:
     """Executes runs. One object serves all threads of a worker."""
 
-    def __init__(self, store: Store, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown) -> None:
-        self._store = store
+    def __init__(
+        self, jobs: Jobs, registry: Registry, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown
+    ) -> None:
+        self._jobs = jobs
+        self._registry = registry
         self._objects = objects
         self._peers = peers
         self._work_dir = work_dir
@@ -52,7 +57,7 @@ class Runner:
 
     def execute(self, run_id: str) -> str:
         """Do a run if nobody else does. Returns the id of the rollout it started, or an empty string."""
-        run = self._store.claim(RunRow, run_id)
+        run = self._jobs.claim(RunRow, run_id)
         if run is None:
             return ""
         folder = self._work_dir / "runs" / run.id
@@ -61,19 +66,19 @@ class Runner:
             try:
                 rollout = self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
             except Interrupted:
-                self._store.let_go(run)
+                self._jobs.let_go(run)
                 return ""
             except StopRequested:
-                self._store.end(run, RunState.CANCELLED, "cancelled")
+                self._jobs.end(run, RunState.CANCELLED, "cancelled")
             except LostJob:
                 log.warning("another worker has taken the run over")
                 return ""
             except (JobFailed, ServiceError, artifacts.BrokenArtifact) as error:
                 log.warning("run failed", reason=str(error))
-                self._store.end(run, RunState.FAILED, str(error))
+                self._jobs.end(run, RunState.FAILED, str(error))
             except Exception as error:
                 log.exception("run failed")
-                self._store.end(
+                self._jobs.end(
                     run, RunState.FAILED, f"internal error ({type(error).__name__}); the worker's log has it"
                 )
             else:
@@ -83,52 +88,52 @@ class Runner:
 
     def _import(self, run: RunRow, folder: Path) -> str:
         source, sizes = run.request["source"], run.request["dimensions"]
-        self._store.update(run, stage=Stage.EXPORT.value, message=f"importing {source}")
+        self._jobs.update(run, stage=Stage.EXPORT.value, message=f"importing {source}")
         Spec(kind="import", source=source, dimensions=sizes).write(folder)
         self._job(run, folder)
         version = self._publish(run, folder, Lineage(source=source, run_id=run.id), lease="import")
-        self._store.end(
+        self._jobs.end(
             run, RunState.SUCCEEDED, f"published as version {version.number}", published_digest=version.digest
         )
         return ""
 
     def _tune(self, run: RunRow, folder: Path) -> str:
         config = TrainingConfig(**run.request["config"])
-        current = self._store.version(run.current_digest)
+        current = self._registry.version(run.current_digest)
         self._collect(run, folder, config)
         self._prepare(run, folder, config, current)
         self._job(run, folder)
-        self._store.update(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
+        self._jobs.update(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
         result = json.loads((folder / files.RESULT).read_text())
         policy = gate.GatePolicy(**run.request["gate"])
         decision = gate.decide(_scores(result["before"]), _scores(result["after"]), policy)
         stored = _stored(decision)
-        self._store.update(run, gate=stored, progress=1.0, message=decision.reason)
+        self._jobs.update(run, gate=stored, progress=1.0, message=decision.reason)
         log.info("gate", verdict=decision.verdict.value, reason=decision.reason)
         if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
-            self._store.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
+            self._jobs.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
             return ""
         lineage = Lineage(source=run.model, parent_digest=current.digest, run_id=run.id)
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
-        rollout = self._store.add_rollout(run.collection, current.digest, version.digest, run.id)
-        self._store.end(
+        rollout = self._jobs.add_rollout(run.collection, current.digest, version.digest, run.id)
+        self._jobs.end(
             run,
             RunState.SUCCEEDED,
             f"promoted as version {version.number}: {decision.reason}",
             published_digest=version.digest,
             rollout_id=rollout.id,
         )
-        self._store.release(f"run:{run.id}")
+        self._registry.release(f"run:{run.id}")
         return rollout.id
 
     def _collect(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """Judgments and texts, into the run's folder."""
         if (folder / files.HELD_OUT).exists():
             return
-        self._store.update(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
+        self._jobs.update(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
         judgments = self._peers.judgments(run.collection)
-        self._store.update(run, progress=0.5, message="fetching documents")
+        self._jobs.update(run, progress=0.5, message="fetching documents")
         corpus = dict(self._peers.passages(run.collection))
         # A document deleted since it was judged teaches nothing about those there are.
         usable = [judgment for judgment in judgments if judgment.document_id in corpus]
@@ -152,11 +157,11 @@ class Runner:
             "held_out_queries": len(dataset.held_out),
             "documents": len(corpus),
         }
-        self._store.update(run, data=summary, progress=1.0)
+        self._jobs.update(run, data=summary, progress=1.0)
 
     def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig, current: PublishedVersion) -> None:
         """The spec, with the frozen base's weights: training begins there, on the whole log, every time."""
-        base = self._store.version(model=run.model, number=1)
+        base = self._registry.version(model=run.model, number=1)
         weights = self._work_dir / "weights"
         sizes = config.dimensions or tuple(size for size in current.dimensions if size != current.dimension)
         Spec(
@@ -171,13 +176,13 @@ class Runner:
         ).write(folder)
 
     def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
-        self._store.update(run, stage=Stage.PUBLISH.value, progress=0.0, message="publishing")
-        number = self._store.next_number(run.model)
+        self._jobs.update(run, stage=Stage.PUBLISH.value, progress=0.0, message="publishing")
+        number = self._registry.next_number(run.model)
         version = artifacts.publish(
             self._objects, folder / files.CANDIDATE, model=run.model, number=number, lineage=lineage
         )
-        self._store.update(run, progress=1.0)  # still ours? else the next line is another's to do
-        self._store.publish(version, lease)
+        self._jobs.update(run, progress=1.0)  # still ours? else the next line is another's to do
+        self._registry.publish(version, lease)
         return version
 
     def _job(self, run: RunRow, folder: Path) -> None:
@@ -187,7 +192,7 @@ class Runner:
         shutil.rmtree(folder / files.CANDIDATE, ignore_errors=True)
         with (folder / "job.log").open("w") as job_log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "services.trainer.job", str(folder)],
+                [sys.executable, "-m", "services.trainer.process", str(folder)],
                 stdout=subprocess.PIPE,
                 stderr=job_log,
                 stdin=subprocess.DEVNULL,
@@ -226,7 +231,7 @@ class Runner:
                     losses.append(point)
                     changes["losses"] = list(losses)
                 changes |= said
-            if (changes or renew.due()) and self._store.update(run, **changes).stop_requested:
+            if (changes or renew.due()) and self._jobs.update(run, **changes).stop_requested:
                 raise StopRequested
 
 

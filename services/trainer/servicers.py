@@ -32,8 +32,10 @@ from services.trainer.domain.model import (
     RolloutState,
     TrainingConfig,
 )
+from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
-from services.trainer.store import RolloutRow, RunRow, Store
+from services.trainer.registry import Registry
+from services.trainer.tables import RolloutRow, RunRow
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -44,8 +46,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Models, versions, and what replicas should hold."""
 
-    def __init__(self, store: Store, nudger: Nudger) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger) -> None:
+        self._jobs = jobs
+        self._registry = registry
         self._nudger = nudger
 
     async def RegisterModel(
@@ -67,7 +70,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if wrong:
             raise InvalidArgument(*wrong)
         job = {"source": request.source, "dimensions": list(request.dimensions)}
-        run = await asyncio.to_thread(self._store.register, request.name, Kind.ENCODER, request.source, job)
+        run = await asyncio.to_thread(self._jobs.register, request.name, Kind.ENCODER, request.source, job)
         await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id)
         return registry_pb2.RegisterModelResponse(run_id=run.id)
 
@@ -82,7 +85,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 created_time=wire.moment(row.created_at),
                 latest=wire.ref(newest) if newest else None,
             )
-            for row, newest in await asyncio.to_thread(self._store.models)
+            for row, newest in await asyncio.to_thread(self._registry.models)
         ]
         return registry_pb2.ListModelsResponse(models=models)
 
@@ -96,7 +99,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: registry_pb2.GetVersionRequest, context: Context
     ) -> registry_pb2.GetVersionResponse:
         """One version."""
-        found = await asyncio.to_thread(_find_version, self._store, request.version)
+        found = await asyncio.to_thread(_find_version, self._registry, request.version)
         versions = await asyncio.to_thread(self._versions, found.model)
         return registry_pb2.GetVersionResponse(version=next(v for v in versions if v.ref.digest == found.digest))
 
@@ -108,8 +111,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             if not report.replica_id:
                 raise InvalidArgument(Violation("replica_id", "is empty; name the replica"))
             said = {status.version.digest: (int(status.state), status.reason) for status in report.versions}
-            await asyncio.to_thread(self._store.report, report.replica_id, said)
-            desired = await asyncio.to_thread(self._store.desired)
+            await asyncio.to_thread(self._registry.report, report.replica_id, said)
+            desired = await asyncio.to_thread(self._registry.desired)
             yield registry_pb2.SyncResponse(
                 desired=[
                     registry_pb2.DesiredVersion(version=wire.ref(item), artifact_path=item.path) for item in desired
@@ -117,10 +120,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             )
 
     def _versions(self, model: str) -> list[registry_pb2.Version]:
-        replicas = self._store.replicas()
+        replicas = self._registry.replicas()
         result = []
-        for row, leases in self._store.versions(model):
-            version = wire.version(self._store.version(row.digest), row.published_at, leases)
+        for row, leases in self._registry.versions(model):
+            version = wire.version(self._registry.version(row.digest), row.published_at, leases)
             for replica_id, versions in sorted(replicas.items()):
                 if row.digest in versions:
                     state, reason = versions[row.digest]
@@ -134,8 +137,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     """Runs."""
 
-    def __init__(self, store: Store, nudger: Nudger, peers: Peers) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers) -> None:
+        self._jobs = jobs
+        self._registry = registry
         self._nudger = nudger
         self._peers = peers
 
@@ -143,13 +147,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Check that there is something to learn from, and queue."""
         config, policy = _config(request.config), _policy(request.gate)
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
-        current = await asyncio.to_thread(self._store.version, collection.route.encoder.digest)
+        current = await asyncio.to_thread(self._registry.version, collection.route.encoder.digest)
         wrong = [size for size in config.dimensions if not 0 < size < current.dimension]
         if wrong:
             raise InvalidArgument(
                 Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
-        if active := await asyncio.to_thread(self._store.active_run, request.collection):
+        if active := await asyncio.to_thread(self._jobs.active_run, request.collection):
             raise FailedPrecondition(
                 "RUN_ACTIVE",
                 active.id,
@@ -165,10 +169,10 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 f"{MIN_QUERIES} are needed: collect more feedback",
             )
         job = {"config": asdict(config), "gate": asdict(policy), "dry_run": request.dry_run}
-        run = await asyncio.to_thread(self._store.add_run, request.collection, current.model, current.digest, job)
+        run = await asyncio.to_thread(self._jobs.add_run, request.collection, current.model, current.digest, job)
         if not await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id):
             waits = "queued; the message broker does not answer, training begins by itself once it does"
-            await asyncio.to_thread(self._store.note, RunRow, run.id, waits)
+            await asyncio.to_thread(self._jobs.note, RunRow, run.id, waits)
         return training_pb2.StartRunResponse(run=await self._run(run.id))
 
     async def GetRun(self, request: training_pb2.GetRunRequest, context: Context) -> training_pb2.GetRunResponse:
@@ -179,14 +183,16 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         """Newest first."""
         if request.limit > 200:
             raise InvalidArgument(Violation("limit", f"is {request.limit}; the most is 200"))
-        rows = await asyncio.to_thread(self._store.runs, request.limit or 20)
-        return training_pb2.ListRunsResponse(runs=[await asyncio.to_thread(wire.run, row, self._store) for row in rows])
+        rows = await asyncio.to_thread(self._jobs.runs, request.limit or 20)
+        return training_pb2.ListRunsResponse(
+            runs=[await asyncio.to_thread(wire.run, row, self._registry) for row in rows]
+        )
 
     async def CancelRun(
         self, request: training_pb2.CancelRunRequest, context: Context
     ) -> training_pb2.CancelRunResponse:
         """Ask it to stop."""
-        await asyncio.to_thread(self._store.request_stop, RunRow, request.id)
+        await asyncio.to_thread(self._jobs.request_stop, RunRow, request.id)
         return training_pb2.CancelRunResponse(run=await self._run(request.id))
 
     async def WatchRun(
@@ -194,27 +200,28 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     ) -> AsyncIterator[training_pb2.WatchRunResponse]:
         """Stream changes."""
         ended = {state.value for state in RUN_ENDED}
-        async for row in _changes(lambda: self._store.get(RunRow, request.id), ended):
-            yield training_pb2.WatchRunResponse(run=await asyncio.to_thread(wire.run, row, self._store))
+        async for row in _changes(lambda: self._jobs.get(RunRow, request.id), ended):
+            yield training_pb2.WatchRunResponse(run=await asyncio.to_thread(wire.run, row, self._registry))
 
     async def GetStatus(
         self, request: training_pb2.GetStatusRequest, context: Context
     ) -> training_pb2.GetStatusResponse:
         """Broker and workers."""
         reason = await asyncio.to_thread(self._nudger.reachable)
-        workers = await asyncio.to_thread(self._store.workers)
+        workers = await asyncio.to_thread(self._registry.workers)
         return training_pb2.GetStatusResponse(broker_reachable=not reason, broker_reason=reason, workers=workers)
 
     async def _run(self, run_id: str) -> training_pb2.Run:
-        row = await asyncio.to_thread(self._store.get, RunRow, run_id)
-        return await asyncio.to_thread(wire.run, row, self._store)
+        row = await asyncio.to_thread(self._jobs.get, RunRow, run_id)
+        return await asyncio.to_thread(wire.run, row, self._registry)
 
 
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     """Rollouts."""
 
-    def __init__(self, store: Store, nudger: Nudger, peers: Peers) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers) -> None:
+        self._jobs = jobs
+        self._registry = registry
         self._nudger = nudger
         self._peers = peers
 
@@ -222,7 +229,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         self, request: rollout_pb2.StartRolloutRequest, context: Context
     ) -> rollout_pb2.StartRolloutResponse:
         """Begin to roll a published version out."""
-        version = await asyncio.to_thread(_find_version, self._store, request.version)
+        version = await asyncio.to_thread(_find_version, self._registry, request.version)
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
         serving = collection.route.encoder
         if serving.digest == version.digest:
@@ -231,13 +238,13 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                 request.collection,
                 f"{request.collection!r} is served by that version already",
             )
-        if active := await asyncio.to_thread(self._store.active_rollout, request.collection):
+        if active := await asyncio.to_thread(self._jobs.active_rollout, request.collection):
             raise FailedPrecondition(
                 "ROLLOUT_ACTIVE",
                 active.id,
                 f"rollout {active.id} of {request.collection!r} is not finished; wait or abort it",
             )
-        row = await asyncio.to_thread(self._store.add_rollout, request.collection, serving.digest, version.digest)
+        row = await asyncio.to_thread(self._jobs.add_rollout, request.collection, serving.digest, version.digest)
         await asyncio.to_thread(self._nudger.nudge, ROLLOUT_TASK, row.id)
         return rollout_pb2.StartRolloutResponse(rollout=await self._rollout(row.id))
 
@@ -252,39 +259,39 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> AsyncIterator[rollout_pb2.WatchRolloutResponse]:
         """Stream changes until the new version serves and was watched, or it ended without."""
         settled = {state.value for state in (*ROLLOUT_ENDED, RolloutState.RETIRING)}
-        async for row in _changes(lambda: self._store.get(RolloutRow, request.id), settled):
-            yield rollout_pb2.WatchRolloutResponse(rollout=await asyncio.to_thread(wire.rollout, row, self._store))
+        async for row in _changes(lambda: self._jobs.get(RolloutRow, request.id), settled):
+            yield rollout_pb2.WatchRolloutResponse(rollout=await asyncio.to_thread(wire.rollout, row, self._registry))
 
     async def AbortRollout(
         self, request: rollout_pb2.AbortRolloutRequest, context: Context
     ) -> rollout_pb2.AbortRolloutResponse:
         """Ask it to stop before the switch."""
-        row = await asyncio.to_thread(self._store.get, RolloutRow, request.id)
+        row = await asyncio.to_thread(self._jobs.get, RolloutRow, request.id)
         if RolloutState(row.state) not in ROLLOUT_BEFORE_SWITCH:
             raise FailedPrecondition(
                 "ALREADY_SWITCHED",
                 row.id,
                 f"rollout {row.id} is {row.state}; what has switched can be rolled back",
             )
-        await asyncio.to_thread(self._store.request_stop, RolloutRow, request.id)
+        await asyncio.to_thread(self._jobs.request_stop, RolloutRow, request.id)
         return rollout_pb2.AbortRolloutResponse(rollout=await self._rollout(request.id))
 
     async def RollbackRollout(
         self, request: rollout_pb2.RollbackRolloutRequest, context: Context
     ) -> rollout_pb2.RollbackRolloutResponse:
         """Switch back to what served before."""
-        row = await asyncio.to_thread(self._store.get, RolloutRow, request.id)
+        row = await asyncio.to_thread(self._jobs.get, RolloutRow, request.id)
         if row.state not in (RolloutState.WATCHING.value, RolloutState.RETIRING.value):
             raise FailedPrecondition(
                 "NOT_SWITCHED", row.id, f"rollout {row.id} is {row.state}; there is nothing to roll back"
             )
         await asyncio.to_thread(self._peers.roll_back, row.collection, row.generation)
-        await asyncio.to_thread(self._store.roll_back, row.id, "rolled back by request")
+        await asyncio.to_thread(self._jobs.roll_back, row.id, "rolled back by request")
         return rollout_pb2.RollbackRolloutResponse(rollout=await self._rollout(request.id))
 
     async def _rollout(self, rollout_id: str) -> rollout_pb2.Rollout:
-        row = await asyncio.to_thread(self._store.get, RolloutRow, rollout_id)
-        return await asyncio.to_thread(wire.rollout, row, self._store)
+        row = await asyncio.to_thread(self._jobs.get, RolloutRow, rollout_id)
+        return await asyncio.to_thread(wire.rollout, row, self._registry)
 
 
 async def _changes(read: Callable[[], Any], until: set[str]) -> AsyncIterator[Any]:
@@ -300,10 +307,10 @@ async def _changes(read: Callable[[], Any], until: set[str]) -> AsyncIterator[An
         await asyncio.sleep(_WATCH_SECONDS)
 
 
-def _find_version(store: Store, asked: VersionRef) -> PublishedVersion:
+def _find_version(registry: Registry, asked: VersionRef) -> PublishedVersion:
     if not asked.digest and not (asked.model and asked.number):
         raise InvalidArgument(Violation("version", "is missing; give a digest, or a model and a number"))
-    return store.version(asked.digest, asked.model, asked.number)
+    return registry.version(asked.digest, asked.model, asked.number)
 
 
 def _config(given: training_pb2.TrainingConfig) -> TrainingConfig:

@@ -9,9 +9,11 @@ import structlog
 
 from services.kit.errors import ServiceError
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
-from services.trainer.jobs import Every
+from services.trainer.jobs import Jobs
+from services.trainer.pacing import Every
 from services.trainer.peers import Peers
-from services.trainer.store import RolloutRow, RunRow, Store
+from services.trainer.registry import Registry
+from services.trainer.tables import RolloutRow, RunRow
 
 log = structlog.get_logger()
 
@@ -20,23 +22,23 @@ _EVERY_SECONDS = 1.0
 _NUDGE_AGAIN_SECONDS = 5.0
 
 
-async def sweep(store: Store, nudger: Nudger) -> None:
+async def sweep(jobs: Jobs, nudger: Nudger) -> None:
     """Nudge waiting jobs again and again, for ever: after a crash, a full worker, a lost message."""
     pacing: dict[str, Every] = {}
     while True:
-        runs, rollouts = await asyncio.to_thread(store.waiting)
+        runs, rollouts = await asyncio.to_thread(jobs.waiting)
         pacing = {job: pacing.get(job, Every(_NUDGE_AGAIN_SECONDS)) for job in (*runs, *rollouts)}
         kinds: tuple[tuple[type[RunRow] | type[RolloutRow], str, list[str]], ...]
         kinds = ((RunRow, RUN_TASK, runs), (RolloutRow, ROLLOUT_TASK, rollouts))
-        for kind, task, jobs in kinds:
-            for job in jobs:
+        for kind, task, waiting in kinds:
+            for job in waiting:
                 if pacing[job].due() and not await asyncio.to_thread(nudger.nudge, task, job):
                     waits = "waits for the message broker, which does not answer; goes on by itself once it does"
-                    await asyncio.to_thread(store.note, kind, job, waits)
+                    await asyncio.to_thread(jobs.note, kind, job, waits)
         await asyncio.sleep(_EVERY_SECONDS)
 
 
-async def keep_leases(store: Store, peers: Peers) -> None:
+async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
     """Hold a lease for every index that search keeps, and end rollouts whose old index is gone, for ever.
 
     While search does not answer, nothing is let go.
@@ -48,9 +50,9 @@ async def keep_leases(store: Store, peers: Peers) -> None:
             log.debug("leases wait for search", reason=str(error))
         else:
             held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
-            await asyncio.to_thread(store.sync_index_leases, held)
+            await asyncio.to_thread(registry.sync_index_leases, held)
             kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
-            for rollout in await asyncio.to_thread(store.retiring):
+            for rollout in await asyncio.to_thread(jobs.retiring):
                 if (rollout.collection, rollout.from_digest) not in kept:
-                    await asyncio.to_thread(store.end_retired, rollout.id)
+                    await asyncio.to_thread(jobs.end_retired, rollout.id)
         await asyncio.sleep(_EVERY_SECONDS)

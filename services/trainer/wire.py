@@ -10,7 +10,8 @@ from diapason.trainer.v1 import registry_pb2 as registry
 from diapason.trainer.v1 import rollout_pb2 as rollouts
 from diapason.trainer.v1 import training_pb2 as training
 from services.trainer.domain.model import PublishedVersion
-from services.trainer.store import RolloutRow, RunRow, Store
+from services.trainer.registry import Registry
+from services.trainer.tables import RolloutRow, RunRow
 
 
 def moment(at: datetime) -> Timestamp:
@@ -40,7 +41,7 @@ def version(published: PublishedVersion, at: datetime, leases: list[str]) -> reg
     )
 
 
-def run(row: RunRow, store: Store) -> training.Run:
+def run(row: RunRow, registry: Registry) -> training.Run:
     """A run with everything known of it. Reads versions: call it from a thread."""
     message = training.Run(
         id=row.id,
@@ -57,9 +58,9 @@ def run(row: RunRow, store: Store) -> training.Run:
         losses=[training.LossPoint(step=step, epoch=epoch, loss=loss) for step, epoch, loss in row.losses],
     )
     if row.current_digest:
-        message.current.CopyFrom(ref(store.version(row.current_digest)))
+        message.current.CopyFrom(ref(registry.version(row.current_digest)))
     if row.published_digest:
-        message.published.CopyFrom(ref(store.version(row.published_digest)))
+        message.published.CopyFrom(ref(registry.version(row.published_digest)))
     if row.started_at:
         message.started_time.CopyFrom(moment(row.started_at))
     if row.ended_at:
@@ -78,12 +79,12 @@ def _gate(stored: dict[str, Any]) -> training.Gate:
     )
 
 
-def rollout(row: RolloutRow, store: Store) -> rollouts.Rollout:
+def rollout(row: RolloutRow, registry: Registry) -> rollouts.Rollout:
     """A rollout. Reads versions: call it from a thread."""
     message = rollouts.Rollout(
         id=row.id,
         collection=row.collection,
-        to=ref(store.version(row.to_digest)),
+        to=ref(registry.version(row.to_digest)),
         state=_rollout_state(row.state),
         progress=row.progress,
         message=row.message,
@@ -93,7 +94,7 @@ def rollout(row: RolloutRow, store: Store) -> rollouts.Rollout:
             for state, at in row.history
         ],
     )
-    getattr(message, "from").CopyFrom(ref(store.version(row.from_digest)))
+    getattr(message, "from").CopyFrom(ref(registry.version(row.from_digest)))
     return message
 
 

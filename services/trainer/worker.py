@@ -20,12 +20,13 @@ from services.kit.channels import open_blocking_channel
 from services.kit.settings import load
 from services.kit.sql import Database
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, celery_app
-from services.trainer.jobs import Interrupted, Shutdown
+from services.trainer.jobs import Jobs
+from services.trainer.pacing import Interrupted, Shutdown
 from services.trainer.peers import Peers
+from services.trainer.registry import Registry
 from services.trainer.rollouts import Roller
 from services.trainer.runs import Runner
 from services.trainer.settings import TrainerSettings
-from services.trainer.store import Store
 
 log = structlog.get_logger()
 
@@ -41,11 +42,11 @@ def main() -> int:
     logs.configure("worker", settings.log_level, settings.log_format)
     database = Database(settings.database_url)
     database.migrate(MIGRATIONS)
-    store, shutdown = Store(database), Shutdown()
+    jobs, registry, shutdown = Jobs(database), Registry(database), Shutdown()
     peers = Peers(open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address))
     work_dir = settings.work_dir.resolve()
-    runner = Runner(store, from_url(settings.artifacts_url), peers, work_dir, shutdown)
-    roller = Roller(store, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
+    runner = Runner(jobs, registry, from_url(settings.artifacts_url), peers, work_dir, shutdown)
+    roller = Roller(jobs, registry, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
     app = celery_app(settings.broker_url)
     training = threading.Lock()
 
@@ -73,18 +74,18 @@ def main() -> int:
     def keep_logging(**_: object) -> None:
         """Celery configures logging unless someone listens here; ours is configured already."""
 
-    threading.Thread(target=_beat, args=(store, shutdown), daemon=True).start()
+    threading.Thread(target=_beat, args=(registry, shutdown), daemon=True).start()
     app.worker_main(["worker", "--pool=threads", f"--concurrency={_THREADS}", "--without-gossip", "--without-mingle"])
     return 0
 
 
-def _beat(store: Store, shutdown: Shutdown) -> None:
+def _beat(registry: Registry, shutdown: Shutdown) -> None:
     """Say that this worker lives, until it stops."""
     name = f"{socket.gethostname()}-{os.getpid()}"
     with contextlib.suppress(Interrupted):
         while True:
             try:
-                store.worker_alive(name)
+                registry.worker_alive(name)
             except Exception:
                 log.exception("heartbeat failed")
             shutdown.pause(_HEARTBEAT_SECONDS)

@@ -96,6 +96,11 @@ async def test_i5_a_deleted_document_is_gone_also_from_a_new_index(bench: Bench)
     assert len(found.hits) == 49
 
 
+async def test_a_document_longer_than_the_encoder_reads_is_flagged(bench: Bench) -> None:
+    receipts = await bench.search.write("films", [Document("a", "x" * 2000, "", {}), Document("b", "short", "", {})])
+    assert [receipt.truncated for receipt in receipts] == [True, False]
+
+
 async def test_bad_documents_are_refused_one_by_one(bench: Bench) -> None:
     batch = [
         Document("", "x", "", {}),

@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from services.kit.sql import Database
 from services.trainer import artifacts
 from services.trainer.__main__ import MIGRATIONS
 from services.trainer.domain.model import Kind, PublishedVersion, RolloutState, RunState
-from services.trainer.jobs import Shutdown
+from services.trainer.jobs import MAX_ATTEMPTS, Jobs, LostJob
+from services.trainer.pacing import Shutdown
+from services.trainer.registry import Registry
 from services.trainer.rollouts import Roller
-from services.trainer.store import MAX_ATTEMPTS, LostJob, RolloutRow, RunRow, Store
+from services.trainer.tables import RolloutRow, RunRow
 from tests.conftest import Tiny
 from tests.support.embedding import publish
 
@@ -33,65 +36,74 @@ def version(number: int) -> PublishedVersion:
 OLD, NEW = version(1), version(2)
 
 
+@dataclass(frozen=True)
+class Store:
+    """The trainer's two stores over one database."""
+
+    database: Database
+    jobs: Jobs
+    registry: Registry
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     database = Database(f"sqlite:///{tmp_path / 'trainer.db'}")
     database.migrate(MIGRATIONS)
-    made = Store(database)
-    made.register("tiny", Kind.ENCODER, "somewhere", {"source": "somewhere", "dimensions": []})
-    made.publish(OLD, "import")
-    made.publish(NEW, "")
+    made = Store(database, Jobs(database), Registry(database))
+    made.jobs.register("tiny", Kind.ENCODER, "somewhere", {"source": "somewhere", "dimensions": []})
+    made.registry.publish(OLD, "import")
+    made.registry.publish(NEW, "")
     yield made
     database.close()
 
 
 def run_of(store: Store) -> RunRow:
-    return store.add_run("films", "tiny", OLD.digest, {})
+    return store.jobs.add_run("films", "tiny", OLD.digest, {})
 
 
 def age(store: Store, row: RunRow) -> None:
     """Let a lease run out, as if the worker had been killed long ago."""
-    with store._database.writing() as session:
+    with store.database.writing() as session:
         session.get_one(RunRow, row.id).lease_until = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 
 
 def test_i7_a_job_is_claimed_once_however_often_it_is_nudged(store: Store) -> None:
     row = run_of(store)
-    assert store.claim(RunRow, row.id) is not None
-    assert store.claim(RunRow, row.id) is None
+    assert store.jobs.claim(RunRow, row.id) is not None
+    assert store.jobs.claim(RunRow, row.id) is None
 
 
 def test_i7_a_worker_that_lost_its_job_can_write_nothing(store: Store) -> None:
-    first = store.claim(RunRow, run_of(store).id)
+    first = store.jobs.claim(RunRow, run_of(store).id)
     assert first is not None
     age(store, first)
-    second = store.claim(RunRow, first.id)
+    second = store.jobs.claim(RunRow, first.id)
     assert second is not None
     with pytest.raises(LostJob):
-        store.update(first, message="from the past")
+        store.jobs.update(first, message="from the past")
     with pytest.raises(LostJob):
-        store.end(first, RunState.SUCCEEDED, "from the past")
-    store.end(second, RunState.SUCCEEDED, "done")
-    assert store.get(RunRow, first.id).message == "done"
+        store.jobs.end(first, RunState.SUCCEEDED, "from the past")
+    store.jobs.end(second, RunState.SUCCEEDED, "done")
+    assert store.jobs.get(RunRow, first.id).message == "done"
 
 
 def test_i7_an_ended_job_is_not_taken_up_again(store: Store) -> None:
-    row = store.claim(RunRow, run_of(store).id)
+    row = store.jobs.claim(RunRow, run_of(store).id)
     assert row is not None
-    store.end(row, RunState.SUCCEEDED, "done")
-    assert store.claim(RunRow, row.id) is None
+    store.jobs.end(row, RunState.SUCCEEDED, "done")
+    assert store.jobs.claim(RunRow, row.id) is None
     with pytest.raises(LostJob):
-        store.update(row, message="again")
+        store.jobs.update(row, message="again")
 
 
 def test_i7_a_job_that_kills_its_workers_is_given_up(store: Store) -> None:
     row = run_of(store)
     for _ in range(MAX_ATTEMPTS):
-        claimed = store.claim(RunRow, row.id)
+        claimed = store.jobs.claim(RunRow, row.id)
         assert claimed is not None
         age(store, claimed)
-    assert store.claim(RunRow, row.id) is None
-    ended = store.get(RunRow, row.id)
+    assert store.jobs.claim(RunRow, row.id) is None
+    ended = store.jobs.get(RunRow, row.id)
     assert ended.state == RunState.FAILED.value
     assert "attempts" in ended.message
 
@@ -99,42 +111,42 @@ def test_i7_a_job_that_kills_its_workers_is_given_up(store: Store) -> None:
 def test_a_job_given_back_costs_no_attempt_and_waits_again(store: Store) -> None:
     row = run_of(store)
     for _ in range(MAX_ATTEMPTS + 2):
-        claimed = store.claim(RunRow, row.id)
+        claimed = store.jobs.claim(RunRow, row.id)
         assert claimed is not None
-        store.let_go(claimed)
-    assert row.id in store.waiting()[0]
+        store.jobs.let_go(claimed)
+    assert row.id in store.jobs.waiting()[0]
 
 
 def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
     row = run_of(store)
-    store.request_stop(RunRow, row.id)
-    assert store.get(RunRow, row.id).state == RunState.CANCELLED.value
+    store.jobs.request_stop(RunRow, row.id)
+    assert store.jobs.get(RunRow, row.id).state == RunState.CANCELLED.value
     with pytest.raises(NotFound):
-        store.request_stop(RunRow, "none")
+        store.jobs.request_stop(RunRow, "none")
 
 
 def test_a_model_is_registered_once_but_again_after_a_failed_import(store: Store) -> None:
     with pytest.raises(AlreadyExists):
-        store.register("tiny", Kind.ENCODER, "x", {})
-    first = store.register("other", Kind.ENCODER, "x", {})
+        store.jobs.register("tiny", Kind.ENCODER, "x", {})
+    first = store.jobs.register("other", Kind.ENCODER, "x", {})
     with pytest.raises(AlreadyExists):
-        store.register("other", Kind.ENCODER, "x", {})
-    claimed = store.claim(RunRow, first.id)
+        store.jobs.register("other", Kind.ENCODER, "x", {})
+    claimed = store.jobs.claim(RunRow, first.id)
     assert claimed is not None
-    store.end(claimed, RunState.FAILED, "no such folder")
-    store.register("other", Kind.ENCODER, "y", {})
+    store.jobs.end(claimed, RunState.FAILED, "no such folder")
+    store.jobs.register("other", Kind.ENCODER, "y", {})
 
 
 def test_desired_is_what_is_leased(store: Store) -> None:
-    assert [v.number for v in store.desired()] == [1]
-    store.sync_index_leases({"index:films-2": NEW.digest, "index:elsewhere": "f" * 64})
-    assert [v.number for v in store.desired()] == [1, 2]
-    store.sync_index_leases({})
-    assert [v.number for v in store.desired()] == [1]
+    assert [v.number for v in store.registry.desired()] == [1]
+    store.registry.sync_index_leases({"index:films-2": NEW.digest, "index:elsewhere": "f" * 64})
+    assert [v.number for v in store.registry.desired()] == [1, 2]
+    store.registry.sync_index_leases({})
+    assert [v.number for v in store.registry.desired()] == [1]
 
 
 def test_version_numbers_are_given_out_once(store: Store) -> None:
-    assert [store.next_number("tiny") for _ in range(3)] == [1, 2, 3]
+    assert [store.registry.next_number("tiny") for _ in range(3)] == [1, 2, 3]
 
 
 class ScriptedSearch:
@@ -180,31 +192,31 @@ class ScriptedSearch:
 
 
 def roll_out(store: Store, peers: ScriptedSearch, watch: float = 0.0, load_timeout: float = 5.0) -> RolloutRow:
-    row = store.add_rollout("films", OLD.digest, NEW.digest)
-    roller = Roller(store, peers, Shutdown(), watch, load_timeout)  # type: ignore[arg-type]
+    row = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    roller = Roller(store.jobs, store.registry, peers, Shutdown(), watch, load_timeout)  # type: ignore[arg-type]
     roller.execute(row.id)
-    return store.get(RolloutRow, row.id)
+    return store.jobs.get(RolloutRow, row.id)
 
 
 def leases(store: Store) -> set[tuple[str, str]]:
-    return {(row.digest, row.holder.split(":")[0]) for row in store.leases()}
+    return {(row.digest, row.holder.split(":")[0]) for row in store.registry.leases()}
 
 
 def test_a_rollout_goes_through_its_states_and_keeps_its_lease(store: Store) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
     row = roll_out(store, peers)
     assert [state for state, _ in row.history] == ["loading", "reindexing", "switching", "watching", "retiring"]
     assert (peers.digest, peers.generation) == (NEW.digest, 2)
     assert (NEW.digest, "rollout") in leases(store)
-    store.end_retired(row.id)
-    assert store.get(RolloutRow, row.id).state == RolloutState.DONE.value
+    store.jobs.end_retired(row.id)
+    assert store.jobs.get(RolloutRow, row.id).state == RolloutState.DONE.value
     assert leases(store) == set()
 
 
 @pytest.mark.parametrize("step", ["reindex", "build", "switch"])
 def test_i6_a_rollout_that_fails_at_a_step_leaves_what_served(store: Store, step: str) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
     peers.fail_at = step
     row = roll_out(store, peers)
@@ -216,30 +228,30 @@ def test_i6_a_rollout_that_fails_at_a_step_leaves_what_served(store: Store, step
 
 
 def test_i6_a_version_that_a_replica_refuses_is_not_rolled_out(store: Store) -> None:
-    store.report("good", {NEW.digest: (VERSION_STATE_READY, "")})
-    store.report("bad", {NEW.digest: (VERSION_STATE_FAILED, "tokenizer.json was changed")})
+    store.registry.report("good", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("bad", {NEW.digest: (VERSION_STATE_FAILED, "tokenizer.json was changed")})
     row = roll_out(store, ScriptedSearch())
     assert row.state == RolloutState.FAILED.value
     assert "tokenizer.json was changed" in row.message
 
 
 def test_i4_a_rollout_waits_for_every_live_replica(store: Store) -> None:
-    store.report("ready", {NEW.digest: (VERSION_STATE_READY, "")})
-    store.report("slow", {NEW.digest: (VERSION_STATE_LOADING, "")})
+    store.registry.report("ready", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("slow", {NEW.digest: (VERSION_STATE_LOADING, "")})
     row = roll_out(store, ScriptedSearch(), load_timeout=0.0)
     assert row.state == RolloutState.FAILED.value
     assert "1 of 2" in row.message
 
 
 def test_a_switch_lost_to_another_is_looked_at_again(store: Store) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
     peers.conflicts = 2
     assert roll_out(store, peers).state == RolloutState.RETIRING.value
 
 
 def test_i6_a_route_that_went_elsewhere_is_left_alone(store: Store) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
     peers.digest, peers.generation = "e" * 64, 5
     row = roll_out(store, peers)
@@ -248,23 +260,23 @@ def test_i6_a_route_that_went_elsewhere_is_left_alone(store: Store) -> None:
 
 
 def test_i7_a_rollout_taken_up_after_the_switch_does_not_switch_again(store: Store) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
-    row = store.add_rollout("films", OLD.digest, NEW.digest)
-    claimed = store.claim(RolloutRow, row.id)
+    row = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    claimed = store.jobs.claim(RolloutRow, row.id)
     assert claimed is not None
-    store.let_go(store.update(claimed, state=RolloutState.SWITCHING.value, index_id="films-2"))
+    store.jobs.let_go(store.jobs.update(claimed, state=RolloutState.SWITCHING.value, index_id="films-2"))
     peers.digest, peers.generation = NEW.digest, 2  # the switch was made, but not noted
-    Roller(store, peers, Shutdown(), 0.0, 5.0).execute(row.id)  # type: ignore[arg-type]
-    assert (store.get(RolloutRow, row.id).state, peers.generation) == (RolloutState.RETIRING.value, 2)
+    Roller(store.jobs, store.registry, peers, Shutdown(), 0.0, 5.0).execute(row.id)  # type: ignore[arg-type]
+    assert (store.jobs.get(RolloutRow, row.id).state, peers.generation) == (RolloutState.RETIRING.value, 2)
 
 
 def test_a_version_lost_while_it_is_watched_is_rolled_back(store: Store) -> None:
-    store.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
+    store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
 
     class Losing(ScriptedSearch):
         def switch(self, collection: str, index: str, generation: int) -> search.Route:
-            store.report("replica", {NEW.digest: (VERSION_STATE_FAILED, "gone")})
+            store.registry.report("replica", {NEW.digest: (VERSION_STATE_FAILED, "gone")})
             return super().switch(collection, index, generation)
 
     peers = Losing()
@@ -274,17 +286,17 @@ def test_a_version_lost_while_it_is_watched_is_rolled_back(store: Store) -> None
 
 
 def test_an_aborted_rollout_ends_before_the_switch(store: Store) -> None:
-    row = store.add_rollout("films", OLD.digest, NEW.digest)
-    store.request_stop(RolloutRow, row.id)
+    row = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    store.jobs.request_stop(RolloutRow, row.id)
     peers = ScriptedSearch()
-    Roller(store, peers, Shutdown(), 0.0, 5.0).execute(row.id)  # type: ignore[arg-type]
-    assert store.get(RolloutRow, row.id).state == RolloutState.ABORTED.value
+    Roller(store.jobs, store.registry, peers, Shutdown(), 0.0, 5.0).execute(row.id)  # type: ignore[arg-type]
+    assert store.jobs.get(RolloutRow, row.id).state == RolloutState.ABORTED.value
     assert peers.generation == 1
 
 
 def test_one_run_gets_one_rollout(store: Store) -> None:
-    first = store.add_rollout("films", OLD.digest, NEW.digest, "run")
-    assert store.add_rollout("films", OLD.digest, NEW.digest, "run").id == first.id
+    first = store.jobs.add_rollout("films", OLD.digest, NEW.digest, "run")
+    assert store.jobs.add_rollout("films", OLD.digest, NEW.digest, "run").id == first.id
 
 
 def test_i3_publishing_again_changes_nothing(tiny: Tiny, other_tiny: Tiny, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def main(folder: Path, seed: int) -> None:
     from transformers import BertConfig, BertModel
     from transformers.models.bert import BertTokenizer
 
-    from services.trainer.job.exporting import export
+    from services.trainer.process.exporting import export
 
     torch.manual_seed(seed)
     backbone = folder / "backbone"

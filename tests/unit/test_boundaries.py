@@ -12,7 +12,7 @@ MODULES = {
     "embedder": ["services.embedder.__main__"],
     "search": ["services.search.__main__"],
     "feedback": ["services.feedback.__main__"],
-    "trainer": ["services.trainer.__main__", "services.trainer.worker", "services.trainer.job.training"],
+    "trainer": ["services.trainer.__main__", "services.trainer.worker", "services.trainer.process.training"],
     "": ["diapason.client", "diapason.cli.main"],
 }
 NEVER = {

@@ -166,10 +166,9 @@ class Catalog:
                 ).first()
                 if current is None or current.generation != expected_generation:
                     raise changed
-                index, previous = (
-                    session.get_one(IndexRow, index_id),
-                    session.get_one(IndexRow, current.index_id),
-                )
+                index, previous = session.get_one(IndexRow, index_id), session.get_one(IndexRow, current.index_id)
+                if index.state == IndexState.DROPPED.value:
+                    raise NotFound("index", index_id, f"it was dropped; GetCollection lists those of {collection!r}")
                 previous.state = IndexState.RETAINED.value
                 previous.drop_at = _now() + timedelta(seconds=settings.retention)
                 index.state, index.drop_at = IndexState.SERVING.value, None

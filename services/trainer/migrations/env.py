@@ -1,6 +1,6 @@
 """Alembic's entry."""
 
 from services.kit.sql import run_migrations
-from services.trainer.store import Base
+from services.trainer.tables import Base
 
 run_migrations(Base.metadata)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from services.trainer.job.spec import JobError
+from services.trainer.process.spec import JobError
 
 _PACKAGE = "package:"
 

@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 
 from diapason import vectors
 from services.trainer.domain.metrics import DEPTH, METRICS
-from services.trainer.job.spec import CORPUS, HELD_OUT
-from services.trainer.job.training import read_lines
+from services.trainer.process.spec import CORPUS, HELD_OUT
+from services.trainer.process.training import read_lines
 
 _CHUNK = 256
 

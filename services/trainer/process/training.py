@@ -21,7 +21,7 @@ from sentence_transformers.losses import MatryoshkaLoss, MultipleNegativesRankin
 from sentence_transformers.training_args import BatchSamplers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from services.trainer.job.spec import CORPUS, TRAIN, JobError, Spec, say
+from services.trainer.process.spec import CORPUS, TRAIN, JobError, Spec, say
 
 _LOG_STEPS = 5
 

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from diapason import vectors
-from services.trainer.job.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS, JobError, write_json
+from services.trainer.process.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS, JobError, write_json
 
 # Of different lengths and kinds, so that a wrong pooling, padding or tokenizer shows.
 GOLDEN_TEXTS = (

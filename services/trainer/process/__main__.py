@@ -10,8 +10,8 @@ _NICENESS = 10
 
 def main(folder: Path) -> None:
     """Do what the folder's spec says."""
-    from services.trainer.job import evaluating, exporting, loading, training
-    from services.trainer.job.spec import CANDIDATE, RESULT, Spec, say, write_json
+    from services.trainer.process import evaluating, exporting, loading, training
+    from services.trainer.process.spec import CANDIDATE, RESULT, Spec, say, write_json
 
     spec = Spec.read(folder)
     if spec.kind == "import":
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.nice(_NICENESS)
-    from services.trainer.job.spec import JobError, say, take_over_output
+    from services.trainer.process.spec import JobError, say, take_over_output
 
     take_over_output()
     try:
