@@ -87,18 +87,17 @@ async def test_each_error_has_its_code_and_details(
 
 
 @pytest.fixture
-def configured_logs(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """Logs as a service writes them, for one test, and what they write."""
+def restored_logs() -> Iterator[None]:
+    """Logging as it was before the test configured it."""
     before = logging.getLogger().handlers[:]
-    logs.configure("test", "INFO", "json")
-    yield capsys
+    yield
     logging.getLogger().handlers[:] = before
     structlog.reset_defaults()
 
 
-async def test_a_fault_of_ours_leaks_nothing_and_reaches_the_log(
-    configured_logs: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.usefixtures("restored_logs")
+async def test_a_fault_of_ours_leaks_nothing_and_reaches_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("test", "INFO", "json")
     async with serving(raising(RuntimeError("secret detail"))) as (_, channel):
         metadata = ((REQUEST_ID_KEY, "request-42"),)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -106,7 +105,7 @@ async def test_a_fault_of_ours_leaks_nothing_and_reaches_the_log(
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in (caught.value.details() or "")
     assert "request-42" in (caught.value.details() or "")
-    logged = [json.loads(line) for line in configured_logs.readouterr().err.splitlines() if line.startswith("{")]
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     [failure] = [line for line in logged if line["event"] == "request failed"]
     assert failure["request_id"] == "request-42"
     assert "secret detail" in failure["exception"]
