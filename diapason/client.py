@@ -199,8 +199,9 @@ class Client:
     def thumbs(self, search_id: str, document_id: str, up: bool, actor: str = "", reason: str = "") -> bool:
         """One thumb on one result. False if this actor's same thumb was stored before."""
         signal = feedback_pb2.SIGNAL_THUMBS_UP if up else feedback_pb2.SIGNAL_THUMBS_DOWN
+        said = json.dumps([search_id, document_id, signal, actor])
         item = feedback_pb2.Feedback(
-            idempotency_key=f"{search_id}/{uuid.uuid5(uuid.NAMESPACE_OID, document_id)}/{signal}/{actor}"[:200],
+            idempotency_key=uuid.uuid5(uuid.NAMESPACE_OID, said).hex,
             search_id=search_id,
             document_id=document_id,
             signal=signal,

@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 
 from diapason.cli import reading
-from diapason.cli.options import DEFAULT_COLLECTION, DEFAULT_DATA, AsJson, Collection, Data, connect
+from diapason.cli.options import (
+    DEFAULT_COLLECTION,
+    DEFAULT_DATA,
+    AsJson,
+    Collection,
+    Data,
+    connect,
+    read_json,
+    write_json,
+)
 from diapason.cli.output import Problem, as_json, console, counting_bar, plain, table
 from diapason.client import Addresses, Client
 from diapason.errors import DiapasonError, NotFound
@@ -101,7 +110,7 @@ def search(
         answer = client.search(collection, query, limit, dimensions)
     if data.is_dir():
         shown = {"search_id": answer.search_id, "documents": [result.id for result in answer.results]}
-        (data / _LAST_SEARCH).write_text(json_module.dumps(shown))
+        write_json(data / _LAST_SEARCH, shown)
     if json:
         as_json(plain(answer))
         return
@@ -140,30 +149,29 @@ def feedback(
     Example: diapason feedback up 1
     """
     last = data / _LAST_SEARCH
-    known = json_module.loads(last.read_text()) if last.exists() else {"search_id": "", "documents": []}
+    known = read_json(last) if last.exists() else {"search_id": "", "documents": []}
     document = result
     if result.isdecimal() and not search_id and not query:
         if not 1 <= int(result) <= len(known["documents"]):
             raise Problem(f"the last search shows {len(known['documents'])} results; {result} is not one of them")
         document = known["documents"][int(result) - 1]
-    item = Feedback(
-        idempotency_key=uuid.uuid4().hex,
-        document_id=document,
-        signal=SIGNAL_THUMBS_UP if thumb is Thumb.UP else SIGNAL_THUMBS_DOWN,
-        reason=reason,
-    )
+    signal = SIGNAL_THUMBS_UP if thumb is Thumb.UP else SIGNAL_THUMBS_DOWN
+    item = Feedback(document_id=document, signal=signal, reason=reason)
     if query:
         item.query.CopyFrom(QuerySubject(collection=collection, text=query))
     elif search_id or known["search_id"]:
         item.search_id = search_id or str(known["search_id"])
     else:
         raise Problem("there was no search here yet; search first, or give --search-id or --query")
+    # The same thumb on the same result is one piece of feedback, however often it is given.
+    said = (item.search_id, collection, query, document, thumb.value)
+    item.idempotency_key = uuid.uuid5(uuid.NAMESPACE_OID, json_module.dumps(said)).hex
     with connect(data) as client:
         receipt = client.submit([item])[0]
     if json:
         as_json(plain(receipt))
     else:
-        console.print(f"thumbs {thumb.value} for {document!r} stored")
+        console.print(f"thumbs {thumb.value} for {document!r} {'was stored before' if receipt.duplicate else 'stored'}")
 
 
 def status(data: Data = DEFAULT_DATA, json: AsJson = False) -> None:

@@ -4,10 +4,11 @@ import json
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from diapason.cli.output import Problem
 from diapason.client import Addresses, Client
 
 STACK_FILE = "stack.json"
@@ -22,7 +23,7 @@ DEFAULT_COLLECTION = "documents"
 def addresses(data: Path) -> Addresses:
     """Where the services are: by `DIAPASON_<SERVICE>_ADDRESS`, else the running stack of the data folder."""
     stack = data / STACK_FILE
-    known: dict[str, str] = json.loads(stack.read_text())["addresses"] if stack.exists() else {}
+    known: dict[str, str] = read_json(stack)["addresses"] if stack.exists() else {}
     for field in fields(Addresses):
         if given := os.environ.get(f"DIAPASON_{field.name.upper()}_ADDRESS"):
             known[field.name] = given
@@ -32,3 +33,21 @@ def addresses(data: Path) -> Addresses:
 def connect(data: Path) -> Client:
     """A client of that stack."""
     return Client(addresses(data))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A file of the data folder. Raises ``Problem`` if it holds something else."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise Problem(f"{file} can't be read ({type(error).__name__}); delete it") from error
+    if not isinstance(content, dict):
+        raise Problem(f"{file} does not hold what it should; delete it")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a file of the data folder, which others see whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.rename(file)

@@ -14,11 +14,12 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
-console = Console(highlight=False)
+# Results hold other people's texts, which are not markup.
+console = Console(highlight=False, markup=False)
 # Progress and remarks, so that standard output holds the result alone.
 remarks = Console(stderr=True, highlight=False)
 
@@ -34,6 +35,7 @@ class Failure(Exception):
 def as_json(content: Any) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -43,11 +45,11 @@ def plain(message: Message) -> dict[str, Any]:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; columns that begin with ">" are aligned right."""
-    grid = Table(title=title or None, title_justify="left", title_style="bold")
+    grid = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     for column in columns:
         grid.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(Text(str(cell)) for cell in row))
     console.print(grid)
 
 
@@ -63,13 +65,15 @@ def counting_bar() -> Progress:
 
 
 def share_bar() -> Progress:
-    """A bar for work known by its share done, from 0 to 1."""
+    """A bar for work known by its share done, from 0 to 1, with a message."""
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.description}", markup=False, table_column=Column(min_width=10)),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f} %", table_column=Column(min_width=5)),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
+        TextColumn(
+            "{task.fields[message]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
         console=remarks,
+        expand=True,
     )

@@ -26,21 +26,25 @@ def documents(path: Path) -> Iterator[Document]:
 
 
 def _json_lines(path: Path) -> Iterator[Document]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line)
+                fields = json.loads(line.decode("utf-8-sig"), parse_constant=_no_number)
             except json.JSONDecodeError as error:
                 raise Problem(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
+            except UnicodeDecodeError as error:
+                raise Problem(f"{path}, line {number}: not UTF-8; convert the file") from error
+            except (ValueError, RecursionError) as error:
+                raise Problem(f"{path}, line {number}: {error}") from error
             if not isinstance(fields, dict):
                 raise Problem(f"{path}, line {number}: a {type(fields).__name__}, not an object with id and text")
             yield _document(fields, f"{path}, line {number}")
 
 
 def _csv(path: Path) -> Iterator[Document]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as content:
+    with path.open(encoding="utf-8-sig", newline="") as content:
         rows = csv.DictReader(content, strict=True)
         try:
             missing = [name for name in ("id", "text") if name not in (rows.fieldnames or ())]
@@ -59,13 +63,15 @@ def _csv(path: Path) -> Iterator[Document]:
                 yield _document(fields, where)
         except csv.Error as error:
             raise Problem(f"{path}, line {rows.line_num}: not CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise Problem(f"{path}, after line {rows.line_num}: not UTF-8; convert the file") from error
 
 
 def _payload(cell: str, where: str) -> dict[str, Any]:
     try:
-        payload = json.loads(cell)
-    except json.JSONDecodeError as error:
-        raise Problem(f"{where}: payload is not JSON: {error.msg}") from error
+        payload = json.loads(cell, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{where}: payload is not JSON: {error}") from error
     if not isinstance(payload, dict):
         raise Problem(f"{where}: payload is not a JSON object")
     return payload
@@ -80,6 +86,13 @@ def _document(fields: dict[str, Any], where: str) -> Document:
     payload = fields.get("payload", {})
     if not isinstance(payload, dict):
         raise Problem(f"{where}: payload is {payload!r}; give an object")
-    document = Document(id=fields["id"], text=fields["text"], title=fields.get("title", ""))
-    document.payload.update(payload)
+    try:
+        document = Document(id=fields["id"], text=fields["text"], title=fields.get("title", ""))
+        document.payload.update(payload)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise Problem(f"{where}: {error}") from error
     return document
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")

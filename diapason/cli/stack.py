@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import importlib.util
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from diapason.cli.options import STACK_FILE
+from diapason.cli.options import STACK_FILE, read_json, write_json
 from diapason.cli.output import Failure, Problem
 from diapason.client import Addresses, Client
 
@@ -106,9 +105,10 @@ class Stack:
                 except subprocess.TimeoutExpired:
                     child.process.kill()
                     child.process.wait()
-        self._children.clear()
-        if self._lock:  # without it the folder is another's
+        if self._children:  # else the file, if there is one, tells of another stack
             (self.data / STACK_FILE).unlink(missing_ok=True)
+        self._children.clear()
+        if self._lock:
             self._lock.close()
             self._lock = None
 
@@ -126,21 +126,21 @@ class Stack:
         self._lock = lock
         marker = self.data / "diapason.json"
         if marker.exists():
-            layout = json.loads(marker.read_text()).get("layout")
+            layout = read_json(marker).get("layout")
             if layout != LAYOUT:
                 raise Problem(
                     f"{self.data} was made by another release (layout {layout}, this one has {LAYOUT}); "
                     "give another --data folder"
                 )
         else:
-            marker.write_text(json.dumps({"layout": LAYOUT}))
+            write_json(marker, {"layout": LAYOUT})
 
     def _end_leftovers(self) -> None:
         """End the parts of a stack whose `diapason up` was killed; its file says which they were."""
         file = self.data / STACK_FILE
         if not file.exists():
             return
-        known: list[dict[str, Any]] = json.loads(file.read_text())["processes"]
+        known: list[dict[str, Any]] = read_json(file)["processes"]
         # A process that got the same number later began at another time.
         left = [p["pid"] for p in known if p["started"] and _started(p["pid"]) == p["started"]]
         for pid in left:
@@ -179,7 +179,7 @@ class Stack:
         self._children.append(_Child(name, process, log, _started(process.pid)))
         processes = [{"name": c.name, "pid": c.process.pid, "started": c.started} for c in self._children]
         content = {"addresses": asdict(self.addresses), "processes": processes}
-        (self.data / STACK_FILE).write_text(json.dumps(content))
+        write_json(self.data / STACK_FILE, content)
 
     def _command(self, name: str) -> list[str]:
         if name == "redis":

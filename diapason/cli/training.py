@@ -14,7 +14,6 @@ from diapason.client import Client
 from diapason.trainer.v1 import rollout_pb2
 from diapason.trainer.v1.rollout_pb2 import Rollout, RolloutState
 from diapason.trainer.v1.training_pb2 import (
-    RUN_STATE_FAILED,
     RUN_STATE_SUCCEEDED,
     Gate,
     GatePolicy,
@@ -26,6 +25,9 @@ from diapason.trainer.v1.training_pb2 import (
 )
 
 _SWITCHED = (rollout_pb2.ROLLOUT_STATE_RETIRING, rollout_pb2.ROLLOUT_STATE_DONE)
+
+# Of the newest runs an id's beginning is looked for in so many.
+_MANY = 200
 
 models_app = typer.Typer(help="List models and versions, register a base model.", no_args_is_help=False)
 
@@ -56,8 +58,10 @@ def train(
         print_run(run)
         if rollout:
             console.print(f"rollout {state_of(rollout)}: {rollout.message}")
-    if run.state == RUN_STATE_FAILED:
-        raise Failure(f"run {run.id} failed: {run.message}")
+    if wait and run.state != RUN_STATE_SUCCEEDED:
+        raise Failure(f"run {run.id} is {_state(run)}: {run.message}")
+    if rollout and not switched(rollout):
+        raise Failure(f"the new version was not taken into service, rollout {state_of(rollout)}: {rollout.message}")
 
 
 def follow_run(client: Client, run_id: str, seen: Callable[[Run], None] = lambda run: None) -> Run:
@@ -95,7 +99,7 @@ def state_of(rollout: Rollout) -> str:
 
 
 def runs(
-    run_id: Annotated[str, typer.Argument(help="One run; all if not given.")] = "",
+    run_id: Annotated[str, typer.Argument(help="One run, by the first letters of its id; all if not given.")] = "",
     cancel: Annotated[bool, typer.Option(help="Cancel that run.")] = False,
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
@@ -106,6 +110,7 @@ def runs(
     """
     with connect(data) as client:
         if run_id:
+            run_id = _whole(client, run_id)
             run = client.cancel_run(run_id) if cancel else client.run(run_id)
             as_json(plain(run)) if json else print_run(run)
             return
@@ -117,6 +122,12 @@ def runs(
         (run.id[:8], _moment(run.created_time), run.collection or run.model, _state(run), run.message) for run in found
     ]
     table("Runs", ["run", "created", "of", "state", "message"], rows)
+
+
+def _whole(client: Client, beginning: str) -> str:
+    """The id of the one run that begins so; what was given if there is none or more than one."""
+    found = [run.id for run in client.runs(_MANY) if run.id.startswith(beginning)]
+    return found[0] if len(found) == 1 else beginning
 
 
 def print_run(run: Run) -> None:
@@ -142,7 +153,7 @@ def print_gate(gate: Gate) -> None:
             f"{m.before:.3f}",
             f"{m.after:.3f}",
             f"{m.after - m.before:+.3f}",
-            f"[{m.low:+.3f}, {m.high:+.3f}]".replace("[", "\\["),
+            f"[{m.low:+.3f}, {m.high:+.3f}]",
         )
         for m in gate.metrics
     ]

@@ -7,18 +7,23 @@ but raise `LostJob`.
 Methods block: call them from a thread.
 """
 
+import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.orm import Session
 
-from services.kit.errors import AlreadyExists, NotFound
+from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.kit.sql import Database
 from services.trainer.domain.model import ROLLOUT_ACTIVE, ROLLOUT_ENDED, Kind, RolloutState, RunKind, RunState
 from services.trainer.tables import LeaseRow, ModelRow, RolloutRow, RunRow, VersionRow, aware, now
+
+log = structlog.get_logger()
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
@@ -29,6 +34,13 @@ class LostJob(Exception):
 
 
 JobRow = TypeVar("JobRow", RunRow, RolloutRow)
+
+
+def worn_out(row: RunRow | RolloutRow) -> str:
+    """Why a claimed job should be given up instead of tried once more; empty if it should not."""
+    if row.attempts <= MAX_ATTEMPTS:
+        return ""
+    return f"given up after {MAX_ATTEMPTS} attempts; the log says why. Last: {row.message}"
 
 
 class Jobs:
@@ -61,28 +73,39 @@ class Jobs:
             return run
 
     def add_run(self, collection: str, model: str, current_digest: str, request: dict[str, Any]) -> RunRow:
-        """A queued fine-tuning run."""
+        """A queued fine-tuning run. Raises ``FailedPrecondition`` while the collection has another."""
         with self._database.writing() as session:
+            states = [RunState.QUEUED.value, RunState.RUNNING.value]
+            active = session.scalars(
+                sa.select(RunRow.id).where(RunRow.collection == collection, RunRow.state.in_(states))
+            ).first()
+            if active:
+                raise FailedPrecondition(
+                    "RUN_ACTIVE", active, f"run {active} of {collection!r} is not finished; wait or cancel it"
+                )
             run = _new_run(RunKind.FINE_TUNE, model, request)
             run.collection, run.current_digest = collection, current_digest
             session.add(run)
             return run
 
-    def active_run(self, collection: str) -> RunRow | None:
-        """The unfinished run of a collection."""
-        with self._database.reading() as session:
-            states = [RunState.QUEUED.value, RunState.RUNNING.value]
-            return session.scalars(
-                sa.select(RunRow).where(RunRow.collection == collection, RunRow.state.in_(states))
-            ).first()
-
     def add_rollout(self, collection: str, from_digest: str, to_digest: str, run_id: str = "") -> RolloutRow:
-        """A rollout, with the lease that keeps its version resident. One run gets one rollout."""
+        """A rollout, with the lease that keeps its version resident. One run gets one rollout.
+
+        Raises ``FailedPrecondition`` while the collection has another that has not switched and watched yet.
+        """
         with self._database.writing() as session:
             if run_id:
                 known = session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
                 if known:
                     return known
+            states = [state.value for state in ROLLOUT_ACTIVE]
+            active = session.scalars(
+                sa.select(RolloutRow.id).where(RolloutRow.collection == collection, RolloutRow.state.in_(states))
+            ).first()
+            if active:
+                raise FailedPrecondition(
+                    "ROLLOUT_ACTIVE", active, f"rollout {active} of {collection!r} is not finished; wait or abort it"
+                )
             rollout = RolloutRow(
                 id=uuid.uuid4().hex,
                 state=RolloutState.LOADING.value,
@@ -102,14 +125,6 @@ class Jobs:
             session.add(rollout)
             session.merge(LeaseRow(digest=to_digest, holder=f"rollout:{rollout.id}"))
             return rollout
-
-    def active_rollout(self, collection: str) -> RolloutRow | None:
-        """The rollout of a collection that has not switched and watched yet."""
-        with self._database.reading() as session:
-            states = [state.value for state in ROLLOUT_ACTIVE]
-            return session.scalars(
-                sa.select(RolloutRow).where(RolloutRow.collection == collection, RolloutRow.state.in_(states))
-            ).first()
 
     def retiring(self) -> list[RolloutRow]:
         """Rollouts that wait for the retention window to end."""
@@ -142,7 +157,7 @@ class Jobs:
             return runs, idle(RolloutRow, [state.value for state in ROLLOUT_ACTIVE])
 
     def claim(self, kind: type[JobRow], job_id: str) -> JobRow | None:
-        """Take a job that nobody works on, or None. A job tried too often fails instead."""
+        """Take a job that nobody works on, or None. One that is `worn_out` is taken to be ended."""
         active = (
             {RunState.QUEUED.value, RunState.RUNNING.value} if kind is RunRow else {s.value for s in ROLLOUT_ACTIVE}
         )
@@ -153,16 +168,38 @@ class Jobs:
             row.attempts += 1
             row.fence += 1
             row.revision += 1
-            if row.attempts > MAX_ATTEMPTS:
-                row.state = RunState.FAILED.value  # the same word for both
-                row.ended_at = now()
-                row.message = f"given up after {MAX_ATTEMPTS} attempts; the log says why. Last: {row.message}"
-                return None
             row.lease_until = now() + timedelta(seconds=LEASE_SECONDS)
             row.started_at = row.started_at or now()
             if isinstance(row, RunRow):
                 row.state = RunState.RUNNING.value
             return row
+
+    def renew(self, row: JobRow) -> None:
+        """Renew the lease on a job that is ours. Raises ``LostJob``."""
+        with self._database.writing() as session:
+            _owned(session, row).lease_until = now() + timedelta(seconds=LEASE_SECONDS)
+
+    @contextmanager
+    def held(self, row: JobRow) -> Iterator[None]:
+        """Renew the lease from a thread while the block runs, however long one of its steps takes."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(LEASE_SECONDS / 5):
+                try:
+                    self.renew(row)
+                except LostJob:
+                    return  # the block will find out at its next write
+                except sa.exc.SQLAlchemyError:
+                    log.exception("a lease could not be renewed; trying again")
+
+        keeper = threading.Thread(target=keep, name=f"lease {row.id}", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
 
     def update(self, row: JobRow, **changes: Any) -> JobRow:
         """Write to a job that is ours and renew the lease. Raises ``LostJob``."""
@@ -192,24 +229,21 @@ class Jobs:
     def end(self, row: JobRow, state: RunState | RolloutState, message: str, **changes: Any) -> JobRow:
         """Write the end of a job that is ours. Raises ``LostJob``."""
         with self._database.writing() as session:
-            return _end(_owned(session, row), state, message, changes)
+            return _end(session, _owned(session, row), state, message, changes)
 
     def end_retired(self, rollout_id: str) -> None:
         """End a rollout whose old index is gone, its lease, and the old version's lease as an import."""
         with self._database.writing() as session:
             row = session.get_one(RolloutRow, rollout_id)
             if row.state == RolloutState.RETIRING.value:
-                _end(row, RolloutState.DONE, "the old version is retired", {})
-                ended = sa.or_(
-                    LeaseRow.holder == f"rollout:{row.id}",
-                    sa.and_(LeaseRow.holder == "import", LeaseRow.digest == row.from_digest),
-                )
-                session.execute(sa.delete(LeaseRow).where(ended))
+                _end(session, row, RolloutState.DONE, "the old version is retired", {})
+                imported = sa.and_(LeaseRow.holder == "import", LeaseRow.digest == row.from_digest)
+                session.execute(sa.delete(LeaseRow).where(imported))
 
     def roll_back(self, rollout_id: str, message: str) -> RolloutRow:
         """Note that a switched rollout was taken back."""
         with self._database.writing() as session:
-            return _end(session.get_one(RolloutRow, rollout_id), RolloutState.ROLLED_BACK, message, {})
+            return _end(session, session.get_one(RolloutRow, rollout_id), RolloutState.ROLLED_BACK, message, {})
 
     def request_stop(self, kind: type[JobRow], job_id: str) -> JobRow:
         """Ask a job to stop. A run that nobody works on ends at once."""
@@ -219,7 +253,7 @@ class Jobs:
             row.stop_requested = True
             row.revision += 1
             if isinstance(row, RunRow) and row.state == RunState.QUEUED.value:
-                _end(row, RunState.CANCELLED, "cancelled before it began", {})
+                _end(session, row, RunState.CANCELLED, "cancelled before it began", {})
             return row
 
     def note(self, kind: type[RunRow] | type[RolloutRow], job_id: str, message: str) -> None:
@@ -266,14 +300,20 @@ def _owned(session: Session, row: JobRow) -> JobRow:
     return fresh
 
 
-def _end(row: JobRow, state: RunState | RolloutState, message: str, changes: Mapping[str, Any]) -> JobRow:
+def _end(
+    session: Session, row: JobRow, state: RunState | RolloutState, message: str, changes: Mapping[str, Any]
+) -> JobRow:
+    """End a job and, in the same transaction, the lease that it held for itself."""
     for name, value in changes.items():
         setattr(row, name, value)
     row.state, row.message, row.ended_at, row.lease_until = state.value, message, now(), None
     row.progress = 1.0
     row.revision += 1
+    holder = f"run:{row.id}"
     if isinstance(row, RolloutRow) and isinstance(state, RolloutState):
         row.history = [*row.history, _moment(state)]
+        holder = f"rollout:{row.id}"
+    session.execute(sa.delete(LeaseRow).where(LeaseRow.holder == holder))
     return row
 
 

@@ -8,7 +8,7 @@ from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STAT
 from diapason.search.v1 import collection_pb2
 from services.kit.errors import Conflict, DeadlineExceeded, NotFound, Overloaded, ServiceError, Unavailable
 from services.trainer.domain.model import PublishedVersion, RolloutState
-from services.trainer.jobs import Jobs, LostJob
+from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
@@ -22,6 +22,12 @@ _PASSING = (Unavailable, Overloaded, DeadlineExceeded)
 
 class RolloutFailed(Exception):
     """It can't go on; the message is for people."""
+
+
+def roll_back(peers: Peers, row: RolloutRow) -> None:
+    """Switch back to what served before a rollout; if that serves already, there is nothing to do."""
+    if peers.collection(row.collection).route.encoder.digest != row.from_digest:
+        peers.roll_back(row.collection, row.generation)
 
 
 class Roller:
@@ -50,7 +56,10 @@ class Roller:
             return
         with structlog.contextvars.bound_contextvars(rollout=row.id):
             try:
-                self._drive(row, self._registry.version(row.to_digest))
+                if reason := worn_out(row):
+                    raise RolloutFailed(reason)
+                with self._jobs.held(row):
+                    self._drive(row, self._registry.version(row.to_digest))
             except Interrupted:
                 self._jobs.let_go(row)
             except LostJob:
@@ -146,7 +155,12 @@ class Roller:
         while (left := end - time.monotonic()) > 0:
             states = [versions.get(row.to_digest, (0, ""))[0] for versions in self._registry.replicas().values()]
             if VERSION_STATE_FAILED in states:
-                self._peers.roll_back(row.collection, row.generation)
+                try:
+                    roll_back(self._peers, row)
+                except _PASSING as error:
+                    end += _POLL_SECONDS  # not before it is done
+                    row = self._wait(row, 0.0, f"rolling back: {error}", stoppable=False)
+                    continue
                 self._jobs.end(row, RolloutState.ROLLED_BACK, "an embedder lost the new version; switched back")
                 return False
             done = 1 - left / self._watch_seconds
@@ -170,4 +184,3 @@ class Roller:
         except (ServiceError, LostJob, NotFound) as error:
             log.warning("the unfinished index was left behind", reason=str(error))
         self._jobs.end(row, state, message)
-        self._registry.release(f"rollout:{row.id}")

@@ -22,7 +22,7 @@ from services.kit.errors import ServiceError
 from services.trainer import artifacts
 from services.trainer.domain import data, gate
 from services.trainer.domain.model import PublishedVersion, RunKind, RunState, Stage, TrainingConfig
-from services.trainer.jobs import Jobs, LostJob
+from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
 from services.trainer.process import spec as files
@@ -32,7 +32,8 @@ from services.trainer.tables import RunRow
 
 log = structlog.get_logger()
 
-_RENEW_SECONDS = 2.0
+# How often a silent job's row is looked at for a request to stop.
+_LOOK_SECONDS = 2.0
 _KILL_AFTER_SECONDS = 5.0
 # torch and OpenVINO take a while to let go of everything once the job has said its last word.
 _TEARDOWN_SECONDS = 60.0
@@ -64,7 +65,10 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         with structlog.contextvars.bound_contextvars(run=run.id):
             try:
-                rollout = self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
+                if reason := worn_out(run):
+                    raise JobFailed(reason)
+                with self._jobs.held(run):
+                    rollout = self._import(run, folder) if run.kind == RunKind.IMPORT.value else self._tune(run, folder)
             except Interrupted:
                 self._jobs.let_go(run)
                 return ""
@@ -86,9 +90,14 @@ class Runner:
                 return rollout
         return ""
 
+    def _note(self, run: RunRow, **changes: Any) -> None:
+        """Write to the run. Raises ``StopRequested`` if a person cancelled it, ``LostJob`` if it is no longer ours."""
+        if self._jobs.update(run, **changes).stop_requested:
+            raise StopRequested
+
     def _import(self, run: RunRow, folder: Path) -> str:
         source, sizes = run.request["source"], run.request["dimensions"]
-        self._jobs.update(run, stage=Stage.EXPORT.value, message=f"importing {source}")
+        self._note(run, stage=Stage.EXPORT.value, message=f"importing {source}")
         Spec(kind="import", source=source, dimensions=sizes).write(folder)
         self._job(run, folder)
         version = self._publish(run, folder, Lineage(source=source, run_id=run.id), lease="import")
@@ -103,12 +112,12 @@ class Runner:
         self._collect(run, folder, config)
         self._prepare(run, folder, config, current)
         self._job(run, folder)
-        self._jobs.update(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
+        self._note(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
         result = json.loads((folder / files.RESULT).read_text())
         policy = gate.GatePolicy(**run.request["gate"])
         decision = gate.decide(_scores(result["before"]), _scores(result["after"]), policy)
         stored = _stored(decision)
-        self._jobs.update(run, gate=stored, progress=1.0, message=decision.reason)
+        self._note(run, gate=stored, progress=1.0, message=decision.reason)
         log.info("gate", verdict=decision.verdict.value, reason=decision.reason)
         if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
             self._jobs.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
@@ -124,24 +133,24 @@ class Runner:
             published_digest=version.digest,
             rollout_id=rollout.id,
         )
-        self._registry.release(f"run:{run.id}")
         return rollout.id
 
     def _collect(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """Judgments and texts, into the run's folder."""
         if (folder / files.HELD_OUT).exists():
             return
-        self._jobs.update(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
+        self._note(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
         judgments = self._peers.judgments(run.collection)
-        self._jobs.update(run, progress=0.5, message="fetching documents")
+        self._note(run, progress=0.5, message="fetching documents")
         corpus = dict(self._peers.passages(run.collection))
         # A document deleted since it was judged teaches nothing about those there are.
         usable = [judgment for judgment in judgments if judgment.document_id in corpus]
-        dataset = data.prepare(usable, config.held_out, config.seed)
-        if not dataset.examples:
+        dataset = data.prepare(usable, config.held_out)
+        queries = data.trainable_queries(usable)
+        if queries < data.MIN_QUERIES or not dataset.examples:
             raise JobFailed(
-                f"there are {dataset.judgments} judgments with {dataset.train_queries} queries to train on; "
-                f"{data.MIN_QUERIES} are needed"
+                f"there are {queries} queries with a liked document that still exists (of {dataset.judgments} "
+                f"judgments), {dataset.train_queries} of them to train on; {data.MIN_QUERIES} are needed"
             )
         _write_lines(folder / files.CORPUS, [{"id": i, "text": text} for i, text in corpus.items()])
         _write_lines(
@@ -157,7 +166,7 @@ class Runner:
             "held_out_queries": len(dataset.held_out),
             "documents": len(corpus),
         }
-        self._jobs.update(run, data=summary, progress=1.0)
+        self._note(run, data=summary, progress=1.0)
 
     def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig, current: PublishedVersion) -> None:
         """The spec, with the frozen base's weights: training begins there, on the whole log, every time."""
@@ -176,12 +185,12 @@ class Runner:
         ).write(folder)
 
     def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
-        self._jobs.update(run, stage=Stage.PUBLISH.value, progress=0.0, message="publishing")
+        self._note(run, stage=Stage.PUBLISH.value, progress=0.0, message="publishing")
         number = self._registry.next_number(run.model)
         version = artifacts.publish(
             self._objects, folder / files.CANDIDATE, model=run.model, number=number, lineage=lineage
         )
-        self._jobs.update(run, progress=1.0)  # still ours? else the next line is another's to do
+        self._note(run, progress=1.0)  # still ours? else the next line is another's to do
         self._registry.publish(version, lease)
         return version
 
@@ -213,7 +222,7 @@ class Runner:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         assert process.stdout is not None
         threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-        renew, failure = Every(_RENEW_SECONDS), ""
+        look, failure = Every(_LOOK_SECONDS), ""
         losses: list[Any] = []
         while True:
             self._shutdown.check()
@@ -231,8 +240,8 @@ class Runner:
                     losses.append(point)
                     changes["losses"] = list(losses)
                 changes |= said
-            if (changes or renew.due()) and self._jobs.update(run, **changes).stop_requested:
-                raise StopRequested
+            if changes or look.due():
+                self._note(run, **changes)
 
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:

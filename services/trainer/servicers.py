@@ -22,7 +22,7 @@ from services.kit.errors import FailedPrecondition, InvalidArgument, Violation
 from services.trainer import wire
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
 from services.trainer.domain.data import MIN_QUERIES, trainable_queries
-from services.trainer.domain.gate import GatePolicy
+from services.trainer.domain.gate import FEWEST_QUERIES, GatePolicy
 from services.trainer.domain.model import (
     ROLLOUT_BEFORE_SWITCH,
     ROLLOUT_ENDED,
@@ -35,6 +35,7 @@ from services.trainer.domain.model import (
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
+from services.trainer.rollouts import roll_back
 from services.trainer.tables import RolloutRow, RunRow
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -153,12 +154,6 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidArgument(
                 Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
-        if active := await asyncio.to_thread(self._jobs.active_run, request.collection):
-            raise FailedPrecondition(
-                "RUN_ACTIVE",
-                active.id,
-                f"run {active.id} of {request.collection!r} is not finished; wait or cancel it",
-            )
         judgments = await asyncio.to_thread(self._peers.judgments, request.collection)
         queries = trainable_queries(judgments)
         if queries < MIN_QUERIES:
@@ -238,12 +233,6 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                 request.collection,
                 f"{request.collection!r} is served by that version already",
             )
-        if active := await asyncio.to_thread(self._jobs.active_rollout, request.collection):
-            raise FailedPrecondition(
-                "ROLLOUT_ACTIVE",
-                active.id,
-                f"rollout {active.id} of {request.collection!r} is not finished; wait or abort it",
-            )
         row = await asyncio.to_thread(self._jobs.add_rollout, request.collection, serving.digest, version.digest)
         await asyncio.to_thread(self._nudger.nudge, ROLLOUT_TASK, row.id)
         return rollout_pb2.StartRolloutResponse(rollout=await self._rollout(row.id))
@@ -285,7 +274,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             raise FailedPrecondition(
                 "NOT_SWITCHED", row.id, f"rollout {row.id} is {row.state}; there is nothing to roll back"
             )
-        await asyncio.to_thread(self._peers.roll_back, row.collection, row.generation)
+        await asyncio.to_thread(roll_back, self._peers, row)
         await asyncio.to_thread(self._jobs.roll_back, row.id, "rolled back by request")
         return rollout_pb2.RollbackRolloutResponse(rollout=await self._rollout(request.id))
 
@@ -338,4 +327,13 @@ def _config(given: training_pb2.TrainingConfig) -> TrainingConfig:
 
 
 def _policy(given: training_pb2.GatePolicy) -> GatePolicy:
-    return GatePolicy(given.min_queries or GatePolicy.min_queries, given.min_difference)
+    policy = GatePolicy(given.min_queries or GatePolicy.min_queries, given.min_difference)
+    wrong = []
+    if policy.min_queries < FEWEST_QUERIES:
+        least = f"is {policy.min_queries}; fewer than {FEWEST_QUERIES} say nothing, give at least that"
+        wrong.append(Violation("gate.min_queries", least))
+    if not 0 <= policy.min_difference < 1:
+        wrong.append(Violation("gate.min_difference", f"is {policy.min_difference}; give 0 or more, less than 1"))
+    if wrong:
+        raise InvalidArgument(*wrong)
+    return policy

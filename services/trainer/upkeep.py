@@ -4,6 +4,7 @@ Every API replica does both; doing them twice is harmless.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -25,7 +26,9 @@ _NUDGE_AGAIN_SECONDS = 5.0
 async def sweep(jobs: Jobs, nudger: Nudger) -> None:
     """Nudge waiting jobs again and again, for ever: after a crash, a full worker, a lost message."""
     pacing: dict[str, Every] = {}
-    while True:
+
+    async def once() -> None:
+        nonlocal pacing
         runs, rollouts = await asyncio.to_thread(jobs.waiting)
         pacing = {job: pacing.get(job, Every(_NUDGE_AGAIN_SECONDS)) for job in (*runs, *rollouts)}
         kinds: tuple[tuple[type[RunRow] | type[RolloutRow], str, list[str]], ...]
@@ -35,7 +38,8 @@ async def sweep(jobs: Jobs, nudger: Nudger) -> None:
                 if pacing[job].due() and not await asyncio.to_thread(nudger.nudge, task, job):
                     waits = "waits for the message broker, which does not answer; goes on by itself once it does"
                     await asyncio.to_thread(jobs.note, kind, job, waits)
-        await asyncio.sleep(_EVERY_SECONDS)
+
+    await _for_ever("sweep", once)
 
 
 async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
@@ -43,16 +47,26 @@ async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
 
     While search does not answer, nothing is let go.
     """
+
+    async def once() -> None:
+        collections = await asyncio.to_thread(peers.collections)
+        held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
+        await asyncio.to_thread(registry.sync_index_leases, held)
+        kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
+        for rollout in await asyncio.to_thread(jobs.retiring):
+            if (rollout.collection, rollout.from_digest) not in kept:
+                await asyncio.to_thread(jobs.end_retired, rollout.id)
+
+    await _for_ever("leases", once)
+
+
+async def _for_ever(name: str, once: Callable[[], Awaitable[None]]) -> None:
+    """One pass after another; a pass that fails, be it for the database, is followed by the next."""
     while True:
         try:
-            collections = await asyncio.to_thread(peers.collections)
+            await once()
         except ServiceError as error:
-            log.debug("leases wait for search", reason=str(error))
-        else:
-            held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
-            await asyncio.to_thread(registry.sync_index_leases, held)
-            kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
-            for rollout in await asyncio.to_thread(jobs.retiring):
-                if (rollout.collection, rollout.from_digest) not in kept:
-                    await asyncio.to_thread(jobs.end_retired, rollout.id)
+            log.debug("upkeep waits", work=name, reason=str(error))
+        except Exception:
+            log.exception("upkeep failed, trying again", work=name)
         await asyncio.sleep(_EVERY_SECONDS)

@@ -261,7 +261,9 @@ def up(data: Path, port: int) -> subprocess.Popen[str]:
     """`diapason up` without a first model."""
     command = [sys.executable, "-c", "from diapason.cli.main import main; main()", "up", "--model", ""]
     command += ["--data", str(data), "--base-port", str(port), "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # As on any machine: output to a pipe is buffered unless the command flushes it.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def ready(process: subprocess.Popen[str]) -> None:

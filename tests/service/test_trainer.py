@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from services.kit.sql import Database
 from services.trainer import artifacts
 from services.trainer.__main__ import MIGRATIONS
 from services.trainer.domain.model import Kind, PublishedVersion, RolloutState, RunState
-from services.trainer.jobs import MAX_ATTEMPTS, Jobs, LostJob
+from services.trainer.jobs import MAX_ATTEMPTS, Jobs, LostJob, worn_out
 from services.trainer.pacing import Shutdown
 from services.trainer.registry import Registry
 from services.trainer.rollouts import Roller
@@ -101,11 +102,11 @@ def test_i7_a_job_that_kills_its_workers_is_given_up(store: Store) -> None:
     for _ in range(MAX_ATTEMPTS):
         claimed = store.jobs.claim(RunRow, row.id)
         assert claimed is not None
+        assert not worn_out(claimed)
         age(store, claimed)
-    assert store.jobs.claim(RunRow, row.id) is None
-    ended = store.jobs.get(RunRow, row.id)
-    assert ended.state == RunState.FAILED.value
-    assert "attempts" in ended.message
+    last = store.jobs.claim(RunRow, row.id)
+    assert last is not None
+    assert f"after {MAX_ATTEMPTS} attempts" in worn_out(last)
 
 
 def test_a_job_given_back_costs_no_attempt_and_waits_again(store: Store) -> None:
@@ -115,6 +116,39 @@ def test_a_job_given_back_costs_no_attempt_and_waits_again(store: Store) -> None
         assert claimed is not None
         store.jobs.let_go(claimed)
     assert row.id in store.jobs.waiting()[0]
+
+
+def test_i7_a_lease_is_renewed_while_a_step_takes_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.trainer.jobs.LEASE_SECONDS", 0.5)
+    row = store.jobs.claim(RunRow, run_of(store).id)
+    assert row is not None
+    with store.jobs.held(row):
+        for _ in range(20):
+            assert store.jobs.claim(RunRow, row.id) is None
+            time.sleep(0.1)
+
+
+def test_a_collection_has_one_unfinished_run_and_one_unfinished_rollout(store: Store) -> None:
+    run = run_of(store)
+    with pytest.raises(FailedPrecondition, match=run.id):
+        run_of(store)
+    rollout = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    with pytest.raises(FailedPrecondition, match=rollout.id):
+        store.jobs.add_rollout("films", OLD.digest, NEW.digest, "run")
+
+
+def test_i4_a_rollout_that_wore_out_its_workers_ends_and_lets_go(store: Store) -> None:
+    row = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    for _ in range(MAX_ATTEMPTS):
+        claimed = store.jobs.claim(RolloutRow, row.id)
+        assert claimed is not None
+        with store.database.writing() as session:
+            session.get_one(RolloutRow, row.id).lease_until = None
+    peers = ScriptedSearch()
+    Roller(store.jobs, store.registry, peers, Shutdown(), 0.0, 5.0).execute(row.id)  # type: ignore[arg-type]
+    assert store.jobs.get(RolloutRow, row.id).state == RolloutState.FAILED.value
+    assert leases(store) == {(OLD.digest, "import")}
+    assert peers.generation == 1
 
 
 def test_a_queued_run_is_cancelled_at_once(store: Store) -> None:
@@ -282,6 +316,7 @@ def test_a_version_lost_while_it_is_watched_is_rolled_back(store: Store) -> None
     peers = Losing()
     row = roll_out(store, peers, watch=5.0)
     assert row.state == RolloutState.ROLLED_BACK.value
+    assert leases(store) == {(OLD.digest, "import")}
     assert (peers.digest, peers.generation) == (OLD.digest, 3)
 
 

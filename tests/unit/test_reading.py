@@ -37,6 +37,10 @@ def test_csv_puts_other_columns_into_the_payload(tmp_path: Path) -> None:
         ('{"id": 7, "text": "x"}', "line 2: id is 7"),
         ('{"id": "b", "text": "  "}', "line 2: text is '  '"),
         ('{"id": "b", "text": "x", "payload": []}', "line 2: payload is []"),
+        ('{"id": "b", "text": "x", "payload": {"n": NaN}}', "line 2: NaN is not a number"),
+        ('{"id": "b", "text": "x", "payload": {"n": 1' + "0" * 400 + "}}", "line 2: int too large"),
+        ('{"id": "b", "text": "\\ud800"}', "line 2: "),
+        ("[" * 100_000, "line 2: "),
     ],
 )
 def test_a_bad_line_is_named_after_the_good_ones_before_it(tmp_path: Path, bad: str, said: str) -> None:
@@ -60,6 +64,17 @@ def test_bad_csv_is_named_by_line(tmp_path: Path, content: str, said: str) -> No
     with pytest.raises(Problem) as problem:
         list(documents(write(tmp_path, "x.csv", content)))
     assert said in str(problem.value)
+
+
+def test_text_that_is_not_utf_8_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "a", "text": "café"}'.encode("latin-1"))
+    with pytest.raises(Problem, match="line 1: not UTF-8"):
+        list(documents(tmp_path / "latin.jsonl"))
+    (tmp_path / "latin.csv").write_bytes("id,text\na,café\n".encode("latin-1"))
+    with pytest.raises(Problem, match="not UTF-8"):
+        list(documents(tmp_path / "latin.csv"))
+    (tmp_path / "marked.jsonl").write_bytes(GOOD.encode("utf-8-sig"))
+    assert next(documents(tmp_path / "marked.jsonl")).id == "a"
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

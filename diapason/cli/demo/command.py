@@ -40,6 +40,7 @@ class Outcome:
     before: dict[int, list[Ranking]] = field(default_factory=dict)
     after: dict[int, list[Ranking]] = field(default_factory=dict)
     thumbs: tuple[int, int] = (0, 0)
+    liked: set[str] = field(default_factory=set)
     run: Run = field(default_factory=Run)
     rollout: Rollout = field(default_factory=Rollout)
     swap: list[Sample] = field(default_factory=list)
@@ -74,9 +75,9 @@ def demo(
         outcome.seconds["start"] = round(time.perf_counter() - began, 1)
         with outcome.timed("model"):
             collection, model = _fresh(client)
-            if model not in [known.name for known in client.models()]:
-                import_model(client, model, BASE_SOURCE, stack.check)
-            ensure_base_model(client, BASE_SOURCE, stack.check)
+            if model not in [known.name for known in client.models() if known.HasField("latest")]:
+                import_model(client, model, BASE_SOURCE)
+            ensure_base_model(client, BASE_SOURCE)
         _play(client, collection, model, chosen, outcome)
         summary = _summary(outcome, stack)
         stack.data.joinpath("demo.json").write_text(json_module.dumps(summary, indent=2, ensure_ascii=False))
@@ -109,7 +110,10 @@ def _play(client: Client, collection: str, model: str, chosen: Samples, outcome:
         outcome.before = _measure(client, collection, chosen.held_out)
     remarks.print("[bold]4. A reader looks at five results of each train query and thumbs what is shown[/bold]")
     with outcome.timed("feedback"):
-        outcome.thumbs = _read_and_thumb(client, collection, chosen.train)
+        items = _read_and_thumb(client, collection, chosen.train)
+        outcome.liked = {item.document_id for item in items if item.signal == SIGNAL_THUMBS_UP}
+        ups = sum(item.signal == SIGNAL_THUMBS_UP for item in items)
+        outcome.thumbs = (ups, len(items) - ups)
     remarks.print("[bold]5. Training, gate, and the swap while a client keeps searching[/bold]")
     searcher = BackgroundSearcher(client, collection, chosen.held_out[:_BACKGROUND_QUERIES])
     try:
@@ -144,7 +148,7 @@ def _measure(client: Client, collection: str, queries: Sequence[Query]) -> dict[
         }
 
 
-def _read_and_thumb(client: Client, collection: str, queries: Sequence[Query]) -> tuple[int, int]:
+def _read_and_thumb(client: Client, collection: str, queries: Sequence[Query]) -> list[Feedback]:
     """Thumbs up for the film that was meant, down for the others, and only for what was shown."""
     items: list[Feedback] = []
     with counting_bar() as bar:
@@ -164,8 +168,7 @@ def _read_and_thumb(client: Client, collection: str, queries: Sequence[Query]) -
             bar.update(task, advance=1)
     for start in range(0, len(items), _BATCH):
         client.submit(items[start : start + _BATCH])
-    liked = sum(item.signal == SIGNAL_THUMBS_UP for item in items)
-    return liked, len(items) - liked
+    return items
 
 
 def _during(all_samples: Sequence[Sample], rollout: Rollout) -> list[Sample]:
@@ -187,6 +190,7 @@ def _summary(outcome: Outcome, stack: Stack) -> dict[str, Any]:
         "thumbs": {"up": outcome.thumbs[0], "down": outcome.thumbs[1]},
         "before": measured(outcome.before),
         "after": measured(outcome.after),
+        "by_film": _by_film(outcome),
         "difference": measuring.difference(outcome.before[0], outcome.after[0]),
         "gate": {
             "verdict": Verdict.Name(outcome.run.gate.verdict).removeprefix("VERDICT_").lower(),
@@ -205,6 +209,20 @@ def _summary(outcome: Outcome, stack: Stack) -> dict[str, Any]:
         "collection": outcome.rollout.collection,
         "data": str(stack.data),
     }
+
+
+def _by_film(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """nDCG@10 apart for films that got a thumb up for another query, and for those that never did."""
+    found = {}
+    for name, wanted in (("liked_before", True), ("never_liked", False)):
+        chosen = [i for i, r in enumerate(outcome.before[0]) if (r.query.document in outcome.liked) is wanted]
+        before, after = ([rankings[0][i] for i in chosen] for rankings in (outcome.before, outcome.after))
+        scores = {
+            key: float(measuring.per_query("ndcg@10", part).mean()) if chosen else 0.0
+            for key, part in (("before", before), ("after", after))
+        }
+        found[name] = {"queries": len(chosen), **scores}
+    return found
 
 
 def _better(before: Sequence[Ranking], after: Sequence[Ranking]) -> list[dict[str, Any]]:
@@ -242,6 +260,12 @@ def _print(summary: dict[str, Any]) -> None:
         f"nDCG@10 {gap['ndcg@10']:+.3f}, 95 % interval {gap['low']:+.3f} to {gap['high']:+.3f}. "
         f"Gate: {summary['gate']['verdict']} on {summary['gate']['queries']} judged queries it held out itself."
     )
+    for name, words in (("liked_before", "got a thumb up for another query"), ("never_liked", "never did")):
+        part = summary["by_film"][name]
+        console.print(
+            f"  {part['queries']} of the queries ask for films that {words}: "
+            f"nDCG@10 {part['before']:.3f} → {part['after']:.3f}"
+        )
     for better in summary["better"]:
         table(
             f"“{better['query']}”",

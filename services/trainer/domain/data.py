@@ -40,9 +40,13 @@ class Dataset:
     train_queries: int
 
 
-def is_held_out(query: str, share: float, seed: int) -> bool:
-    """Whether a query belongs to the gate. Depends on the query alone, so it never changes sides."""
-    digest = hashlib.sha256(f"{seed}\0{query}".encode()).digest()
+def is_held_out(query: str, share: float) -> bool:
+    """Whether a query belongs to the gate.
+
+    Depends on the query alone, so that it never changes sides: neither as judgments are added nor
+    with another seed. With a larger share queries only join the held-out ones.
+    """
+    digest = hashlib.sha256(f"diapason gate\0{query}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
@@ -51,7 +55,7 @@ def trainable_queries(judgments: Sequence[Judgment]) -> int:
     return len({j.query for j in judgments if j.target >= RELEVANT})
 
 
-def prepare(judgments: Sequence[Judgment], share: float, seed: int) -> Dataset:
+def prepare(judgments: Sequence[Judgment], share: float) -> Dataset:
     """Split by query, never by row (I9); pair every relevant document with the refused ones."""
     by_query: dict[str, list[Judgment]] = {}
     for judgment in sorted(judgments, key=lambda j: (j.query, j.document_id)):
@@ -63,7 +67,7 @@ def prepare(judgments: Sequence[Judgment], share: float, seed: int) -> Dataset:
         relevant = {j.document_id: j.target for j in judged if j.target >= RELEVANT}
         if not relevant:
             continue
-        if is_held_out(query, share, seed):
+        if is_held_out(query, share):
             held_out[query] = relevant
             continue
         train_queries += 1

@@ -7,6 +7,8 @@ from enum import Enum
 import numpy as np
 
 DECIDING_METRIC = "ndcg@10"
+# Below this an interval over queries is not worth the name, whatever a policy says.
+FEWEST_QUERIES = 10
 _RESAMPLES = 5_000
 _SEED = 17
 
@@ -106,6 +108,6 @@ def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
         return result(Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}")
     if full.difference <= 0:
         return result(Verdict.REJECT, f"not better; {numbers}")
-    if full.low <= policy.min_difference:
+    if not full.low > policy.min_difference:
         return result(Verdict.INCONCLUSIVE, f"better, but perhaps by chance; {numbers}")
     return result(Verdict.PROMOTE, f"better; {numbers}")

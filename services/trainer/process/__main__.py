@@ -2,10 +2,13 @@
 
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 # Lower than everything that serves: training may take what is left of the cores.
 _NICENESS = 10
+_LOOK_SECONDS = 0.5
 
 
 def main(folder: Path) -> None:
@@ -36,7 +39,15 @@ def main(folder: Path) -> None:
     write_json(folder / RESULT, {"before": before, "after": after})
 
 
+def _end_with(parent: int) -> None:
+    """End when the worker that started us has ended: another may be at the same run by now."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     os.nice(_NICENESS)
     from services.trainer.process.spec import JobError, say, take_over_output
 

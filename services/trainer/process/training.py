@@ -63,21 +63,20 @@ def train(model: SentenceTransformer, spec: Spec, folder: Path) -> None:
 
 
 def _rows(examples: list[dict[str, Any]], texts: dict[str, str], seed: int) -> Dataset:
-    """Columns anchor, positive and one negative: a refused document, else any that is not relevant."""
+    """Columns anchor, positive and one negative: one of the refused documents, else any that is not relevant."""
     chooser = random.Random(seed)  # noqa: S311
     relevant: dict[str, set[str]] = {}
     for example in examples:
         relevant.setdefault(example["query"], set()).add(example["positive"])
-    ids = sorted(texts)
     columns: dict[str, list[str]] = {"anchor": [], "positive": [], "negative": []}
     for example in examples:
-        negatives = [d for d in example["negatives"] if d in texts]
-        negative = negatives[0] if negatives else chooser.choice(ids)
-        while negative in relevant[example["query"]]:
-            negative = chooser.choice(ids)
+        refused = [d for d in example["negatives"] if d in texts]
+        candidates = refused or sorted(texts.keys() - relevant[example["query"]])
+        if not candidates:
+            raise JobError("a query likes every document of the collection; there is nothing to tell apart")
         columns["anchor"].append(example["query"])
         columns["positive"].append(texts[example["positive"]])
-        columns["negative"].append(texts[negative])
+        columns["negative"].append(texts[chooser.choice(candidates)])
     return Dataset.from_dict(columns)
 
 
