@@ -55,6 +55,10 @@ class Batcher:
         self._work.set()
         try:
             return await asyncio.gather(*(item.answer for item in waiting))
+        except ServiceError:
+            # The others' failures belong to the same answer; looked at, so that none counts as forgotten.
+            await asyncio.gather(*(item.answer for item in waiting), return_exceptions=True)
+            raise
         finally:
             for item in waiting:
                 item.answer.cancel()  # a caller that has gone leaves nothing to compute
@@ -73,9 +77,14 @@ class Batcher:
             batch = self._lanes.next_batch(lambda item: _tokens(item.text), self._bounds)
             if not self._lanes:
                 self._work.clear()
-            await self._embed([item for item in batch if not item.answer.done()])
+            try:
+                await self._embed(batch)
+            except Exception as error:  # whatever it is, those who come after must not wait for ever
+                log.exception("a batch was lost")
+                _refuse(batch, error)
 
     async def _embed(self, batch: list[_Waiting]) -> None:
+        batch = [item for item in batch if not item.answer.done()]
         if not batch:
             return
         started = time.perf_counter()
@@ -89,7 +98,7 @@ class Batcher:
                 await self._embed(batch[middle:])
                 return
             log.exception("a text could not be embedded")
-            batch[0].answer.set_exception(ServiceError(f"inference failed: {type(error).__name__}"))
+            _refuse(batch, error)
             return
         self._deliver(batch, found, started)
 
@@ -105,6 +114,12 @@ class Batcher:
                     took,
                 )
                 item.answer.set_result(answer)
+
+
+def _refuse(batch: list[_Waiting], error: Exception) -> None:
+    for item in batch:
+        if not item.answer.done():
+            item.answer.set_exception(ServiceError(f"inference failed: {type(error).__name__}"))
 
 
 def _tokens(text: str) -> int:

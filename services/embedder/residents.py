@@ -82,9 +82,10 @@ class Residents:
         return list(self._held.values())
 
     def settled(self) -> bool:
-        """Whether the registry (or the memory of it) was heard and all it wants is ready or has failed."""
+        """Whether the registry (or the memory of it) was heard, and all it wants has come or failed, not all failed."""
         states = [self._held[d.digest].state if d.digest in self._held else State.WANTED for d in self._desired]
-        return self._told and all(state in (State.READY, State.FAILED) for state in states)
+        came = all(state in (State.READY, State.FAILED) for state in states)
+        return self._told and came and (not states or State.READY in states)
 
     def find(self, model: str, number: int, digest: str) -> Resident:
         """The ready version that a request names. Raises ``NotFound`` or ``FailedPrecondition``."""
@@ -110,21 +111,20 @@ class Residents:
         self._told = True
         if list(desired) != self._desired:
             self._desired = list(desired)
-            temporary = self._cache / (_LAST_KNOWN + ".tmp")
-            temporary.write_text(json.dumps([vars(item) for item in desired]))
-            temporary.rename(self._cache / _LAST_KNOWN)
+            self._remember()
         self._wake.set()
         self._changed()
 
     async def run(self) -> None:
         """Work towards the desired set for ever."""
         while True:
-            for action in self._next_actions():
-                if isinstance(action, Load):
-                    await self._load(next(d for d in self._desired if d.digest == action.digest))
+            # One step, then a new look: what was wanted may have changed while it was made.
+            if actions := self._next_actions():
+                if isinstance(actions[0], Load):
+                    await self._load(next(d for d in self._desired if d.digest == actions[0].digest))
                 else:
-                    await self._unload(self._held[action.digest])
-                self._wake.set()
+                    await self._unload(self._held[actions[0].digest])
+                continue
             try:
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
@@ -163,7 +163,8 @@ class Residents:
             resident.failures += 1
             resident.retry_at = time.monotonic() + backoff(resident.failures)
             expected = isinstance(error, BadVersion | fetching.BadArtifact)
-            self._become(resident, State.FAILED, str(error) if expected else f"{type(error).__name__}: {error}")
+            reason = str(error) if expected else f"internal error ({type(error).__name__}); the embedder's log has it"
+            self._become(resident, State.FAILED, reason)
             log.warning("version refused", digest=desired.digest, exc_info=not expected)
             return
         resident.failures = 0
@@ -189,8 +190,21 @@ class Residents:
         for callback in self._watchers:
             callback()
 
+    def _remember(self) -> None:
+        """Keep the desired set for a restart without the registry. A full disk must not stop what serves."""
+        try:
+            temporary = self._cache / (_LAST_KNOWN + ".tmp")
+            temporary.write_text(json.dumps([vars(item) for item in self._desired]))
+            temporary.rename(self._cache / _LAST_KNOWN)
+        except OSError:
+            log.exception("the desired set could not be kept")
+
     def _recall(self) -> None:
         remembered = self._cache / _LAST_KNOWN
-        if remembered.exists():
+        if not remembered.exists():
+            return
+        try:
             self._desired = [Desired(**item) for item in json.loads(remembered.read_text())]
             self._told = True
+        except (ValueError, TypeError):
+            log.warning("the desired set that was kept can't be read; waiting for the registry")

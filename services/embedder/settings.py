@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.kit.settings import ServiceSettings
 
@@ -21,4 +22,10 @@ class EmbedderSettings(ServiceSettings):
     inference_threads: int = Field(len(os.sched_getaffinity(0)), ge=1)
     max_texts: int = Field(256, ge=1, description="texts in one request")
     max_text_characters: int = Field(100_000, ge=1, description="characters in one text")
-    max_queued_texts: int = Field(4096, ge=1, description="texts that may wait, per version")
+    max_queued_texts: int = Field(4096, ge=1, description="texts that may wait, per version; at least max-texts")
+
+    @model_validator(mode="after")
+    def _whole_requests_fit(self) -> Self:
+        if self.max_queued_texts < self.max_texts:
+            raise ValueError(f"max_queued_texts must be at least max_texts, {self.max_texts}")
+        return self

@@ -10,6 +10,7 @@ from diapason.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from services.feedback.servicer import FeedbackServicer
 from services.feedback.settings import FeedbackSettings
 from services.feedback.store import FeedbackStore
+from services.kit.admission import Admission
 from services.kit.server import Host, run
 from services.kit.sql import Database
 
@@ -22,7 +23,7 @@ async def build(settings: FeedbackSettings, host: Host) -> AsyncIterator[None]:
     """Wire feedback together."""
     database = Database(settings.database_url)
     await asyncio.to_thread(database.migrate, MIGRATIONS)
-    servicer = FeedbackServicer(FeedbackStore(database))
+    servicer = FeedbackServicer(FeedbackStore(database), Admission(settings.max_requests))
     host.serve(NAME, feedback_pb2_grpc.add_FeedbackServiceServicer_to_server, servicer)
     host.background("readiness", lambda: host.set_ready(True))
     yield

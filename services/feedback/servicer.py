@@ -13,6 +13,7 @@ from services.feedback import application
 from services.feedback.domain.model import Aim, Policy, Signal
 from services.feedback.domain.rules import Submission
 from services.feedback.store import FeedbackStore, ImpressionRow
+from services.kit.admission import Admission
 from services.kit.errors import InvalidArgument, Violation
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -25,12 +26,14 @@ _NUMBERS = {signal: number for number, signal in _SIGNALS.items()}
 class FeedbackServicer(rpc.FeedbackServiceServicer):
     """Impressions in, feedback in, judgments out."""
 
-    def __init__(self, store: FeedbackStore) -> None:
+    def __init__(self, store: FeedbackStore, admission: Admission) -> None:
         self._store = store
+        self._admission = admission
 
     async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: Context) -> pb.SubmitFeedbackResponse:
         """Store a batch, whole or not at all."""
-        duplicates = await application.submit(self._store, [_submission(item) for item in request.feedback])
+        with self._admission.admitted():
+            duplicates = await application.submit(self._store, [_submission(item) for item in request.feedback])
         receipts = [
             pb.FeedbackReceipt(idempotency_key=item.idempotency_key, duplicate=duplicate)
             for item, duplicate in zip(request.feedback, duplicates, strict=True)

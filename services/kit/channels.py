@@ -9,8 +9,9 @@ import grpc
 # for a full batch of long documents.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 
-# UNAVAILABLE is sent before a handler ran or by a server that drains, so all our unary calls may
-# be repeated on it; those that write carry their own idempotency. Time-outs are set on each call.
+# A call that met UNAVAILABLE may have been carried out before the connection broke, so what is
+# repeated must be safe to repeat: all our unary calls are, those that write by an idempotency
+# key, an id or a compare-and-set. Time-outs are set on each call.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],

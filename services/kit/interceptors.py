@@ -64,7 +64,7 @@ class _Call:
         async def handle(request: Any, context: Context) -> Any:
             given = context.time_remaining()
             seconds = self._default_timeout if given is None else min(given, self._default_timeout)
-            started = await self._begin(context, seconds)
+            started = self._begin(context, seconds)
             try:
                 async with asyncio.timeout(seconds):
                     response = await behaviour(request, context)
@@ -80,7 +80,7 @@ class _Call:
         self, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            started = await self._begin(context, context.time_remaining())
+            started = self._begin(context, context.time_remaining())
             try:
                 async for response in behaviour(request, context):
                     yield response
@@ -91,11 +91,12 @@ class _Call:
 
         return handle
 
-    async def _begin(self, context: Context, seconds: float | None) -> float:
+    def _begin(self, context: Context, seconds: float | None) -> float:
         identity = request_context.begin(self._offered_id, seconds)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=identity)
-        await context.send_initial_metadata(((request_context.REQUEST_ID_KEY, identity),))
+        # Trailing, since initial metadata would commit the call and end the client's retries.
+        context.set_trailing_metadata(((request_context.REQUEST_ID_KEY, identity),))
         return time.perf_counter()
 
     async def _fail(self, error: BaseException, context: Context, started: float) -> None:

@@ -20,6 +20,7 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = "json"
     drain_seconds: float = Field(20.0, ge=0, description="how long requests in flight may take to finish on SIGTERM")
+    max_requests: int = Field(256, ge=1, description="unary requests at work at once; more are refused")
     request_timeout_seconds: float = Field(
         30.0, gt=0, description="most that a unary request may take; also when the caller sets no deadline"
     )

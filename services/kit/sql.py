@@ -43,6 +43,8 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(scripts))
         with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's writers take turns anyway
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7071)"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

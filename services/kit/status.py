@@ -80,6 +80,8 @@ def from_rpc_error(error: grpc.RpcError, service: str) -> errors.ServiceError:
             return errors.Overloaded(f"the {service} service is overloaded: {text}")
         case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
             return errors.DeadlineExceeded(f"the {service} service did not answer in time")
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return errors.InvalidArgument(errors.Violation(service, text))
         case grpc.StatusCode.NOT_FOUND:
             return errors.NotFound(service, "", text)
         case grpc.StatusCode.FAILED_PRECONDITION:

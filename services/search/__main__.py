@@ -14,6 +14,7 @@ from diapason.search.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
+from services.kit.admission import Admission
 from services.kit.channels import open_channel
 from services.kit.server import Host, run
 from services.kit.sql import Database
@@ -43,7 +44,11 @@ async def build(settings: SearchSettings, host: Host) -> AsyncIterator[None]:
         impressions = ImpressionBuffer(feedback)
         search = Search(Catalog(database), EdgeEngine(settings.indexes_dir), GrpcEmbedder(embedder), impressions)
         await search.open()
-        host.serve(SEARCH, search_pb2_grpc.add_SearchServiceServicer_to_server, SearchServicer(search))
+        host.serve(
+            SEARCH,
+            search_pb2_grpc.add_SearchServiceServicer_to_server,
+            SearchServicer(search, Admission(settings.max_requests)),
+        )
         host.serve(DOCUMENTS, document_pb2_grpc.add_DocumentServiceServicer_to_server, DocumentServicer(search))
         host.serve(
             COLLECTIONS,

@@ -4,8 +4,9 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import structlog
 
@@ -28,6 +29,8 @@ from services.search.indexer import Indexer
 from services.search.ports import Embedder, Engine, Impression, Impressions
 
 log = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 # How long a write waits to be searchable before it is acknowledged as durable only.
 INDEXED_WITHIN_SECONDS = 15.0
@@ -90,10 +93,13 @@ class Search:
         self._live: dict[str, Live] = {}
         self._indexers: dict[str, Indexer] = {}
         self._writing: dict[str, asyncio.Lock] = {}
+        self._finishing: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Open every index that the catalog knows and go on where each had stopped."""
-        for index in await asyncio.to_thread(self._catalog.indexes):
+        indexes = await asyncio.to_thread(self._catalog.indexes)
+        await asyncio.to_thread(self._engine.keep_only, {index.id for index in indexes})
+        for index in indexes:
             await self._open(index)
         for name in await asyncio.to_thread(self._catalog.collections):
             await self._read_route(name)
@@ -107,7 +113,7 @@ class Search:
     async def search(self, collection: str, query: str, limit: int, dimensions: int, actor: str) -> Found:
         """The nearest documents under the route that serves now."""
         live = self._find(collection)
-        rules.check_query(query, limit, dimensions, live.settings.dimensions)
+        rules.check_query(query, limit, dimensions, live.settings.dimensions, actor)
         with live.indexer.usage.held():
             started = time.perf_counter()
             embedded = await self._embedder.query(live.route.version, query, dimensions)
@@ -158,7 +164,8 @@ class Search:
                 receipts.append(Receipt(document.id, error=error))
             else:
                 done = next(stored)
-                receipts.append(Receipt(done.id, done.revision, indexed, serving.was_truncated(done.sequence)))
+                found = indexed and not serving.was_refused(done.sequence)
+                receipts.append(Receipt(done.id, done.revision, found, serving.was_truncated(done.sequence)))
         return receipts
 
     async def delete(self, collection: str, ids: Sequence[str]) -> int:
@@ -186,11 +193,21 @@ class Search:
         rules.check_name(name)
         resolved = await self._embedder.resolve(*encoder)
         rules.check_settings(settings, resolved)
-        await asyncio.to_thread(self._catalog.create_collection, name, settings, resolved)
+        await self._finish(self._create(name, settings, resolved))
+        return await self.view(name)
+
+    async def _create(self, name: str, settings: Settings, encoder: Encoder) -> None:
+        await asyncio.to_thread(self._catalog.create_collection, name, settings, encoder)
         for index in await asyncio.to_thread(self._catalog.indexes, name):
             await self._open(index)
         await self._read_route(name)
-        return await self.view(name)
+
+    async def _finish(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something to its end, also if the caller goes away: what SQL says and what memory says stay one."""
+        task = asyncio.create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        return await asyncio.shield(task)
 
     async def view(self, name: str) -> CollectionView:
         """A collection with counts. Raises ``NotFound``."""
@@ -224,10 +241,14 @@ class Search:
                 collection,
                 f"{collection!r} is served by that version already; nothing to do",
             )
-        reindex = await asyncio.to_thread(self._catalog.start_reindex, collection, resolved, uuid.uuid4().hex)
-        if reindex.index not in self._indexers:
-            await self._open(await asyncio.to_thread(self._catalog.index, reindex.index))
-        return await self.reindex(reindex.id)
+        return await self.reindex(await self._finish(self._start_reindex(collection, resolved)))
+
+    async def _start_reindex(self, collection: str, encoder: Encoder) -> str:
+        async with self._writing[collection]:
+            reindex = await asyncio.to_thread(self._catalog.start_reindex, collection, encoder, uuid.uuid4().hex)
+            if reindex.index not in self._indexers:
+                await self._open(await asyncio.to_thread(self._catalog.index, reindex.index))
+        return reindex.id
 
     async def reindex(self, reindex_id: str) -> tuple[Reindex, str]:
         """A reindex with its progress, and why it waits if it does."""
@@ -250,11 +271,19 @@ class Search:
         that everything acknowledged before the switch is found after it. Searches don't wait.
         """
         self._find(collection)
-        index = await asyncio.to_thread(self._catalog.index, index_id)
-        indexer = self._indexers.get(index_id)
-        if indexer is None or index.collection != collection:
-            raise NotFound("index", index_id, f"GetCollection lists the indexes of {collection!r}")
+        return await self._finish(self._switch(collection, index_id, expected_generation))
+
+    async def _switch(self, collection: str, index_id: str, expected_generation: int) -> Route:
         async with self._writing[collection]:
+            current = self._find(collection).route
+            if current.index == index_id and current.generation == expected_generation + 1:
+                return current  # the same request, come again after its answer was lost
+            if current.generation != expected_generation:
+                raise rules.stale_generation(collection, expected_generation)
+            index = await asyncio.to_thread(self._catalog.index, index_id)
+            indexer = self._indexers.get(index_id)
+            if indexer is None or index.collection != collection:
+                raise NotFound("index", index_id, f"GetCollection lists the indexes of {collection!r}")
             newest = await asyncio.to_thread(self._catalog.last_sequence, collection)
             indexer.nudge()
             await indexer.wait_for(newest, _SWITCH_WAIT_SECONDS)
@@ -285,19 +314,29 @@ class Search:
     async def drop_expired(self) -> None:
         """Drop indexes whose retention is over, for ever."""
         while True:
-            for index in await asyncio.to_thread(self._catalog.droppable):
-                if await asyncio.to_thread(self._catalog.drop, index.id):
-                    if indexer := self._indexers.pop(index.id, None):
-                        await indexer.close()
-                    await asyncio.to_thread(self._engine.drop, index.id)
-                    log.info("index dropped", index=index.id)
+            try:
+                for index in await asyncio.to_thread(self._catalog.droppable):
+                    await self._drop(index)
+            except Exception:
+                log.exception("expired indexes were not dropped; trying again")
             await asyncio.sleep(_DROP_EVERY_SECONDS)
 
+    async def _drop(self, index: Index) -> None:
+        if await asyncio.to_thread(self._catalog.drop, index.id):
+            if indexer := self._indexers.pop(index.id, None):
+                await indexer.close()
+            await asyncio.to_thread(self._engine.drop, index.id)
+            log.info("index dropped", index=index.id)
+
     async def _open(self, index: Index) -> None:
-        vectors, created = await asyncio.to_thread(self._engine.open, index)
-        if created and index.applied:
-            log.warning("an index was missing; it is built again from the documents", index=index.id)
+        vectors = await asyncio.to_thread(self._engine.open, index)
+        if vectors is None:
+            if index.applied:
+                log.warning("an index is missing or broken; it is built again", index=index.id)
+                # Noted before there is an empty index that could be taken for a full one.
+                await asyncio.to_thread(self._catalog.set_applied, index.id, 0)
             index = replace(index, applied=0)
+            vectors = await asyncio.to_thread(self._engine.create, index)
         indexer = self._indexers[index.id] = Indexer(index, vectors, self._catalog, self._embedder)
         indexer.start()
 

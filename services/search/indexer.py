@@ -7,6 +7,7 @@ in the order of writing, a stale copy can't overwrite a fresh one and a delete s
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 import structlog
 
 from diapason.vectors import Matrix
-from services.kit.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from services.kit.errors import DeadlineExceeded, InvalidArgument, Overloaded, ServiceError, Unavailable
 from services.kit.usage import Usage
 from services.search.adapters.catalog import Catalog
 from services.search.domain.model import Document, Index, IndexState
@@ -30,6 +31,8 @@ _OPTIMIZE_AFTER = 1_000
 _IDLE_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 _PASSING = (Unavailable, Overloaded, DeadlineExceeded)
+# A fault of ours may pass too; after so many tries the documents are embedded one by one.
+_TRIES = 5
 
 
 class Indexer:
@@ -49,11 +52,14 @@ class Indexer:
         self._nudged = asyncio.Event()
         self._advanced = asyncio.Condition()
         self._truncated: deque[int] = deque(maxlen=4_096)
+        self._refused: deque[int] = deque(maxlen=4_096)
+        self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to follow."""
-        self._task = asyncio.create_task(self._run(), name=f"indexer {self.index.id}")
+        # In a context of its own: the request that caused it has a deadline, this has none.
+        self._task = asyncio.create_task(self._run(), name=f"indexer {self.index.id}", context=contextvars.Context())
 
     async def close(self) -> None:
         """Stop following, wait until nobody queries, and let go of the files."""
@@ -80,16 +86,21 @@ class Indexer:
         """Whether the document lately written at ``sequence`` was too long for the encoder."""
         return sequence in self._truncated
 
+    def was_refused(self, sequence: int) -> bool:
+        """Whether the document lately written at ``sequence`` could not be embedded and was left out."""
+        return sequence in self._refused
+
     async def _run(self) -> None:
         while True:
             self._nudged.clear()
             try:
                 busy = await self._advance()
-                self.reason = ""
+                self.reason, self._failures = "", 0
             except asyncio.CancelledError:
                 raise
             except Exception as error:
                 passing = isinstance(error, _PASSING)
+                self._failures += not passing
                 self.reason = error.message if isinstance(error, ServiceError) else "internal error; see the log"
                 log.warning("indexing waits", index=self.index.id, reason=self.reason, exc_info=not passing)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -128,10 +139,13 @@ class Indexer:
             answer = await self._embedder.documents(self.index.version, [d.passage for d in documents])
         except _PASSING:
             raise
-        except ServiceError:
+        except ServiceError as error:
+            if not isinstance(error, InvalidArgument) and self._failures < _TRIES:
+                raise
             if len(documents) == 1:
                 # Left out rather than blocking all that come after; a switch would notice the gap.
                 log.exception("a document can't be embedded", index=self.index.id, document=documents[0].id)
+                self._refused.append(documents[0].sequence)
                 return [], np.empty((0, self.index.dimension), np.float32)
             parts = [await self._embed([document]) for document in documents]
             return [d for some, _ in parts for d in some], np.concatenate([rows for _, rows in parts])

@@ -1,6 +1,6 @@
 """What search needs from outside, as it would like to have it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,8 +36,14 @@ class VectorIndex(Protocol):
 class Engine(Protocol):
     """Where indexes live."""
 
-    def open(self, index: Index) -> tuple[VectorIndex, bool]:
-        """Open the index, or create it. True: it was created, so it is empty."""
+    def open(self, index: Index) -> VectorIndex | None:
+        """Open the index; None if it is not there or can't be read."""
+
+    def create(self, index: Index) -> VectorIndex:
+        """A new, empty index; what can't be read of an old one is set aside."""
+
+    def keep_only(self, index_ids: Set[str]) -> None:
+        """Delete what is left of indexes other than these."""
 
     def drop(self, index_id: str) -> None:
         """Delete a closed index; an unknown one is fine."""

@@ -1,7 +1,8 @@
 """The contracts, translated to and from `application.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -10,31 +11,38 @@ from google.protobuf.json_format import MessageToDict
 from diapason.search.v1 import collection_pb2, collection_pb2_grpc, document_pb2, document_pb2_grpc
 from diapason.search.v1 import search_pb2 as pb
 from diapason.search.v1 import search_pb2_grpc as rpc
+from services.kit.admission import Admission
 from services.kit.errors import InvalidArgument, Violation
 from services.search import wire
 from services.search.application import CollectionView, Receipt, Search
+from services.search.domain import rules
 from services.search.domain.model import Document, Settings
 
 Context = grpc.aio.ServicerContext[object, object]
 
 # Documents of one stream that may be on their way at once: enough to fill batches, and a bound.
-_WINDOW = 256
+_WINDOW = 128
 _WRITE_BATCH = 64
+_MAX_DOCUMENT_BYTES = 1024 * 1024
 _PAGE, _MAX_PAGE = 100, 1_000
+_PAGE_CHARACTERS = 4_000_000
+_PAGE_TOKEN = re.compile(r"\d{1,18}")
 _MAX_IDS = 1_000
 
 
 class SearchServicer(rpc.SearchServiceServicer):
     """Queries."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, admission: Admission) -> None:
         self._search = search
+        self._admission = admission
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """Answer one query."""
-        found = await self._search.search(
-            request.collection, request.query, request.limit, request.dimensions, request.actor
-        )
+        with self._admission.admitted():
+            found = await self._search.search(
+                request.collection, request.query, request.limit, request.dimensions, request.actor
+            )
         return pb.SearchResponse(
             search_id=found.search_id,
             route=wire.route_to_pb(found.route),
@@ -72,9 +80,11 @@ class DocumentServicer(document_pb2_grpc.DocumentServiceServicer):
         arrived: asyncio.Queue[document_pb2.UpsertDocumentsRequest | None] = asyncio.Queue(_WINDOW)
 
         async def read() -> None:
-            async for request in request_iterator:
-                await arrived.put(request)
-            await arrived.put(None)
+            try:
+                async for request in request_iterator:
+                    await arrived.put(_bounded(request))
+            finally:
+                await arrived.put(None)
 
         reader = asyncio.create_task(read())
         collection = ""
@@ -95,11 +105,19 @@ class DocumentServicer(document_pb2_grpc.DocumentServiceServicer):
                     raise InvalidArgument(
                         Violation("collection", "changes within the stream; open one stream for each collection")
                     )
-                documents = [_document(request.document) for request in requests]
-                for receipt in await self._search.write(collection, documents):
-                    yield _receipt(receipt)
+                for receipt in await self._write(collection, requests):
+                    yield receipt
+            await reader
         finally:
             reader.cancel()
+
+    async def _write(
+        self, collection: str, requests: Sequence[document_pb2.UpsertDocumentsRequest]
+    ) -> list[document_pb2.UpsertDocumentsResponse]:
+        """Receipts in the order of the requests; what can't be read as a document gets its error."""
+        read = [_document(request.document) for request in requests]
+        written = iter(await self._search.write(collection, [d for d in read if isinstance(d, Document)]))
+        return [_receipt(next(written) if isinstance(item, Document) else item) for item in read]
 
     async def GetDocuments(
         self, request: document_pb2.GetDocumentsRequest, context: Context
@@ -115,12 +133,14 @@ class DocumentServicer(document_pb2_grpc.DocumentServiceServicer):
         size = request.page_size or _PAGE
         if size > _MAX_PAGE:
             raise InvalidArgument(Violation("page_size", f"is {size}; the most is {_MAX_PAGE}"))
-        if request.page_token and not request.page_token.isdecimal():
+        if request.page_token and not _PAGE_TOKEN.fullmatch(request.page_token):
             raise InvalidArgument(Violation("page_token", "is not one; give back next_page_token as it came"))
-        page = await self._search.page(request.collection, int(request.page_token or 0), size)
+        listed = await self._search.page(request.collection, int(request.page_token or 0), size)
+        page = list(_within(listed, _PAGE_CHARACTERS))
+        more = len(listed) == size or len(page) < len(listed)
         return document_pb2.GetDocumentsResponse(
             documents=[wire.document_to_pb(document) for document in page],
-            next_page_token=str(page[-1].sequence) if len(page) == size else "",
+            next_page_token=str(page[-1].sequence) if more else "",
         )
 
     async def DeleteDocuments(
@@ -216,9 +236,31 @@ def _encoder(
     return encoder.model, encoder.number, encoder.digest
 
 
-def _document(message: document_pb2.Document) -> Document:
-    payload = MessageToDict(message.payload) if message.HasField("payload") else {}
+def _document(message: document_pb2.Document) -> Document | Receipt:
+    """The document, or what is wrong with its message."""
+    try:
+        payload = MessageToDict(message.payload) if message.HasField("payload") else {}
+    except ValueError as error:
+        return Receipt(message.id, error=f"payload: {error}; give what JSON can hold")
     return Document(message.id, message.text, message.title, payload)
+
+
+def _bounded(request: document_pb2.UpsertDocumentsRequest) -> document_pb2.UpsertDocumentsRequest:
+    """The request, without its content if that is more than any document may have."""
+    if request.ByteSize() <= _MAX_DOCUMENT_BYTES:
+        return request
+    # Still too long by the rules, which will say so, but no longer held in memory.
+    cut = document_pb2.Document(id=request.document.id[:1000], text="x" * (rules.MAX_TEXT_CHARACTERS + 1))
+    return document_pb2.UpsertDocumentsRequest(collection=request.collection, document=cut)
+
+
+def _within(documents: Sequence[Document], characters: int) -> Iterator[Document]:
+    """At least one document, and no more than have so many characters of text."""
+    for number, document in enumerate(documents):
+        characters -= 2 * len(document.passage)  # it is sent as text and as passage
+        if number and characters < 0:
+            return
+        yield document
 
 
 def _receipt(receipt: Receipt) -> document_pb2.UpsertDocumentsResponse:

@@ -120,16 +120,6 @@ async def test_an_unknown_version_is_not_found(tiny: Tiny, tmp_path: Path) -> No
         assert "GetInfo" in text
 
 
-async def test_i10_a_full_queue_refuses_at_once_with_a_delay(tiny: Tiny, tmp_path: Path) -> None:
-    version = publish(tmp_path / "store", tiny.candidate, 1)
-    async with embedding(tmp_path / "store", tmp_path / "cache", max_queued_texts=10) as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
-        code, _ = await code_of(running, request(version.digest, ["x"] * 11))
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await embed(running, version.digest, ["x"])).shape == (1, 32)
-
-
 async def test_i4_the_old_version_serves_while_the_new_one_comes_and_until_it_is_let_go(
     tiny: Tiny, other_tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -175,6 +165,32 @@ async def test_i4_a_version_in_use_is_not_unloaded(tiny: Tiny, tmp_path: Path) -
             assert len(answer.vector) == 32 * 4
             assert resident.state is State.QUIESCING
         await running.until(version.digest, State.GONE)
+
+
+async def test_i4_a_version_wanted_again_while_another_leaves_stays(
+    tiny: Tiny, other_tiny: Tiny, tmp_path: Path
+) -> None:
+    first, second = publish(tmp_path / "store", tiny.candidate, 1), publish(tmp_path / "store", other_tiny.candidate, 2)
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        running.residents.want([desired(first), desired(second)])
+        await running.until(second.digest, State.READY)
+        with running.residents.find("", 0, first.digest).usage.held():
+            running.residents.want([])
+            await running.until(first.digest, State.QUIESCING)
+            running.residents.want([desired(second)])
+        await running.until(first.digest, State.GONE)
+        assert running.residents.find("", 0, second.digest).state is State.READY
+
+
+async def test_a_kept_set_that_can_not_be_read_is_left_aside(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "desired.json").write_text("")
+    version = publish(tmp_path / "store", tiny.candidate, 1)
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        assert not running.residents.settled()
+        running.residents.want([desired(version)])
+        await running.until(version.digest, State.READY)
+        assert running.residents.settled()
 
 
 def manifest_files() -> list[str]:

@@ -125,7 +125,7 @@ async def test_request_ids_are_kept_if_sane_and_made_if_not() -> None:
     async with serving(nothing) as (_, channel):
         for offered, kept in (("mine-1", True), ("has spaces", False), ("x" * 200, False)):
             call = rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest(), metadata=((REQUEST_ID_KEY, offered),))
-            answered = dict(await call.initial_metadata())[REQUEST_ID_KEY]
+            answered = dict(await call.trailing_metadata())[REQUEST_ID_KEY]
             assert (answered == offered) is kept
             assert answered
             await call

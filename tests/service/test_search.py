@@ -3,9 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+from diapason.search.v1 import document_pb2, document_pb2_grpc
+from services.kit import context as request_context
 from services.kit.errors import (
     AlreadyExists,
     Conflict,
@@ -15,7 +19,11 @@ from services.kit.errors import (
     ServiceError,
     Unavailable,
 )
+from services.kit.server import Host
+from services.kit.settings import ServiceSettings
+from services.search.__main__ import DOCUMENTS
 from services.search.domain.model import Document, IndexState, ReindexState, Settings
+from services.search.servicers import DocumentServicer
 from tests.support.fakes import NEW, OLD, Bench
 
 FILMS = [Document(f"d{i}", f"text number {i}", "", {"n": i}) for i in range(50)]
@@ -300,3 +308,156 @@ async def test_i5_a_lost_index_is_built_again_from_the_documents(tmp_path: Path)
     assert await best(again, "text number 31") == "d31"
     assert (await again.search.view("films")).indexes[0][0].state is IndexState.SERVING
     await again.close()
+
+
+async def test_indexing_is_not_bound_by_the_deadline_of_the_request_that_began_it(bench: Bench) -> None:
+    request_context.begin(None, 0.05)
+    await bench.search.create("more", ("tiny", 1, ""), Settings())
+    reindex, _ = await bench.search.start_reindex("films", ("tiny", 2, ""))
+    request_context.begin(None, None)
+    await caught_up(bench, reindex.id)
+    assert bench.embedder.time_left == 1000
+    [receipt] = await bench.search.write("more", [Document("x", "some words", "", {})])
+    assert receipt.indexed
+    assert bench.embedder.time_left == 1000
+
+
+async def test_i2_a_switch_whose_caller_goes_away_is_carried_out_whole(bench: Bench) -> None:
+    reindex, _ = await bench.search.start_reindex("films", ("tiny", 2, ""))
+    index = await caught_up(bench, reindex.id)
+    for pauses in range(6):  # wherever the caller was when it went
+        generation = (await bench.search.routes("films"))[0].generation
+        call = asyncio.create_task(
+            bench.search.switch("films", index, generation)
+            if generation == 1
+            else bench.search.roll_back("films", generation)
+        )
+        for _ in range(pauses):
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.gather(*bench.search._finishing)
+        found = await bench.search.search("films", "text number 9", 1, 0, "")
+        assert found.route == (await bench.search.routes("films"))[0]
+        assert found.hits[0][0].score == pytest.approx(1.0, abs=1e-4)
+
+
+async def test_i7_a_switch_asked_for_again_after_its_answer_was_lost_is_answered_alike(bench: Bench) -> None:
+    index = await rolled_out(bench)
+    assert (await bench.search.switch("films", index, 1)).generation == 2
+    assert len(await bench.search.routes("films")) == 2
+
+
+async def test_reindexes_begun_at_once_are_one(bench: Bench) -> None:
+    begun = await asyncio.gather(*(bench.search.start_reindex("films", ("tiny", 2, "")) for _ in range(5)))
+    assert len({reindex.id for reindex, _ in begun}) == 1
+    await caught_up(bench, begun[0][0].id)
+    assert len((await bench.search.view("films")).indexes) == 2
+
+
+async def test_i5_a_rebuild_that_is_interrupted_goes_on_from_the_beginning(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.search.open()
+    await bench.search.create("films", ("tiny", 1, ""), Settings())
+    await bench.search.write("films", FILMS)
+    await bench.close()
+    bench.engine.drop("films-1-tiny-1")
+    interrupted = Bench(tmp_path)
+    interrupted.embedder.failure = Unavailable("away")
+    await interrupted.search.open()
+    await interrupted.close()
+    again = Bench(tmp_path)
+    await again.search.open()
+    assert await again.search._indexers["films-1-tiny-1"].wait_for(again.catalog.last_sequence("films"), 20)
+    assert [points for _, points in (await again.search.view("films")).indexes] == [50]
+    await again.close()
+
+
+async def test_i6_a_broken_shard_is_built_again_and_stops_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.search.open()
+    for name in ("films", "other"):
+        await bench.search.create(name, ("tiny", 1, ""), Settings())
+        await bench.search.write(name, FILMS)
+    await bench.close()
+    for file in (tmp_path / "indexes" / "films-1-tiny-1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"broken")
+    (tmp_path / "indexes" / "left-over").mkdir()
+    again = Bench(tmp_path)
+    await again.search.open()
+    assert (await again.search.search("other", "text number 3", 1, 0, "")).hits[0][0].document_id == "d3"
+    assert await again.search._indexers["films-1-tiny-1"].wait_for(again.catalog.last_sequence("films"), 20)
+    assert await best(again, "text number 31") == "d31"
+    assert not (tmp_path / "indexes" / "left-over").exists()
+    await again.close()
+
+
+async def test_a_document_that_can_not_be_embedded_is_said_so_and_the_next_ones_are_indexed(bench: Bench) -> None:
+    bench.embedder.refused = {"poison"}
+    batch = [Document("p", "poison", "", {}), Document("q", "wholesome", "", {})]
+    assert [receipt.indexed for receipt in await bench.search.write("films", batch)] == [False, True]
+    assert await best(bench, "wholesome") == "q"
+
+
+async def test_settings_have_bounds(bench: Bench) -> None:
+    with pytest.raises(InvalidArgument, match="365 days"):
+        await bench.search.create("more", ("tiny", 1, ""), Settings(retention=1e12))
+    with pytest.raises(InvalidArgument, match="actor"):
+        await bench.search.search("films", "x", 1, 0, "a" * 201)
+
+
+async def stream(bench: Bench, messages: list[bytes]) -> list[document_pb2.UpsertDocumentsResponse]:
+    """Send raw messages through a real server, as a client of any make might."""
+    host = Host(ServiceSettings(listen=""))
+    host.serve(DOCUMENTS, document_pb2_grpc.add_DocumentServiceServicer_to_server, DocumentServicer(bench.search))
+    port = await host.start("127.0.0.1:0")
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method = "/diapason.search.v1.DocumentService/UpsertDocuments"
+            parse = document_pb2.UpsertDocumentsResponse.FromString
+            call = channel.stream_stream(method, request_serializer=bytes, response_deserializer=parse)
+            return [response async for response in call(iter(messages), timeout=20)]
+    finally:
+        await host.stop(5)
+
+
+def upsert(**fields: Any) -> bytes:
+    document = document_pb2.Document(id=fields["id"], text=fields.get("text", "words"))
+    document.payload.update(fields.get("payload", {}))
+    return document_pb2.UpsertDocumentsRequest(collection="films", document=document).SerializeToString()
+
+
+async def test_i10_a_bad_document_in_a_stream_gets_its_error_and_the_stream_goes_on(bench: Bench) -> None:
+    messages = [
+        upsert(id="a"),
+        upsert(id="nan", payload={"n": float("nan")}),
+        upsert(id="long", text="x" * 2_000_000),
+        upsert(id="heavy", payload={"n": "x" * 70_000}),
+        upsert(id="b"),
+    ]
+    found = {response.id: response for response in await stream(bench, messages)}
+    assert {name for name, response in found.items() if response.indexed} == {"a", "b"}
+    assert found["nan"].error.startswith("payload")
+    assert found["long"].error.startswith("text")
+    assert found["heavy"].error.startswith("payload")
+
+
+async def test_a_stream_with_a_message_that_is_none_ends_at_once(bench: Bench) -> None:
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stream(bench, [upsert(id="a"), b"\xff\xff\xff"])
+    assert "a" in await bench.search.documents("films", ["a"])
+
+
+async def test_pages_end_before_they_grow_too_large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.search.servicers._PAGE_CHARACTERS", 200)
+    servicer, seen, token = DocumentServicer(bench.search), [], ""
+    while True:
+        request = document_pb2.GetDocumentsRequest(collection="films", page_token=token)
+        page = await servicer.GetDocuments(request, None)  # type: ignore[arg-type]
+        assert 1 <= len(page.documents) < 20
+        seen += [document.id for document in page.documents]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == [film.id for film in FILMS]

@@ -8,7 +8,8 @@ import numpy as np
 
 from diapason import vectors
 from diapason.vectors import Matrix
-from services.kit.errors import NotFound
+from services.kit import context as request_context
+from services.kit.errors import InvalidArgument, NotFound, Violation
 from services.kit.sql import Database
 from services.search.__main__ import MIGRATIONS
 from services.search.adapters.catalog import Catalog
@@ -31,7 +32,9 @@ class PlantedEmbedder:
         self.versions = [OLD, NEW]
         self.answers_with: Version | None = None
         self.failure: Exception | None = None
+        self.refused: set[str] = set()
         self.embedded: list[str] = []
+        self.time_left = 0.0
 
     async def query(self, version: Version, text: str, dimensions: int) -> Embedded:
         found = await self.documents(version, [text])
@@ -40,7 +43,10 @@ class PlantedEmbedder:
     async def documents(self, version: Version, texts: Sequence[str]) -> Embedded:
         if self.failure:
             raise self.failure
+        if any(text in self.refused for text in texts):
+            raise InvalidArgument(Violation("texts", "is refused"))
         self.embedded += texts
+        self.time_left = request_context.remaining(1000)
         rows = np.concatenate([self._vector(version, text) for text in texts])
         return Embedded(self.answers_with or version, rows, [len(text) > 1000 for text in texts])
 

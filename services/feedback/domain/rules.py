@@ -11,6 +11,7 @@ MAX_BATCH = 500
 MAX_KEY_CHARACTERS = 200
 MAX_QUERY_CHARACTERS = 4_000
 MAX_REASON_CHARACTERS = 2_000
+MAX_ACTOR_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def _violations(item: Submission) -> list[Violation]:
         item.value is None or not math.isfinite(item.value) or not 0 <= item.value <= 1
     ):
         wrong.append(Violation("value", f"is {item.value}; a grade is from 0 to 1"))
+    if len(item.actor) > MAX_ACTOR_CHARACTERS:
+        wrong.append(Violation("actor", f"has {len(item.actor)} characters; the most is {MAX_ACTOR_CHARACTERS}"))
     if len(item.reason) > MAX_REASON_CHARACTERS:
         wrong.append(Violation("reason", f"has {len(item.reason)} characters; the most is {MAX_REASON_CHARACTERS}"))
     return wrong

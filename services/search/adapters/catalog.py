@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from services.kit.errors import AlreadyExists, Conflict, NotFound
+from services.kit.errors import AlreadyExists, NotFound
 from services.kit.sql import Database
 from services.search.domain.model import (
     Document,
@@ -29,6 +29,7 @@ from services.search.domain.model import (
     Settings,
     Version,
 )
+from services.search.domain.rules import stale_generation
 
 
 class Base(DeclarativeBase):
@@ -154,10 +155,7 @@ class Catalog:
 
     def switch(self, collection: str, index_id: str, expected_generation: int) -> Route:
         """Make an index serve, if nobody switched since ``expected_generation``. Raises ``Conflict``."""
-        changed = Conflict(
-            f"the route of {collection!r} is no longer at generation {expected_generation}; "
-            "read it again and decide anew"
-        )
+        changed = stale_generation(collection, expected_generation)
         try:
             with self._database.writing() as session:
                 settings = _collection(session, collection)

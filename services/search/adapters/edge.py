@@ -3,18 +3,22 @@
 import shutil
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import qdrant_edge as qdrant
+import structlog
 
 from diapason import vectors as wire
 from diapason.vectors import Matrix
 from services.search.domain.model import Document, Hit, Index
 
+log = structlog.get_logger()
+
 # Point ids must be UUIDs or integers; this makes one from any document id, always the same.
 _NAMESPACE = uuid.UUID("6f1d5c0e-7c0b-4f5e-9d6a-0d1a5a0e7c51")
 _FULL = "full"
+_PARTIAL, _BROKEN = ".partial", ".broken"
 
 
 class EdgeEngine:
@@ -24,11 +28,24 @@ class EdgeEngine:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def open(self, index: Index) -> tuple["EdgeIndex", bool]:
-        """Open the shard, or create it."""
+    def open(self, index: Index) -> "EdgeIndex | None":
+        """Open the shard."""
+        path = self._folder / index.id
+        if not path.exists():
+            return None
+        try:
+            return EdgeIndex(qdrant.EdgeShard.load(str(path)), index)
+        except Exception:  # the engine raises nothing more special
+            log.exception("a shard can't be opened", index=index.id)
+            return None
+
+    def create(self, index: Index) -> "EdgeIndex":
+        """Create the shard; an unreadable one is kept beside it for whoever wants to look."""
         path = self._folder / index.id
         if path.exists():
-            return EdgeIndex(qdrant.EdgeShard.load(str(path)), index), False
+            broken = path.with_name(path.name + _BROKEN)
+            shutil.rmtree(broken, ignore_errors=True)
+            path.rename(broken)
         sizes = {_FULL: index.dimension, **{str(size): size for size in index.dimensions}}
         config = qdrant.EdgeConfig(
             vectors={
@@ -39,11 +56,17 @@ class EdgeEngine:
             wal_enabled=True,
         )
         # Created under another name, so that a crash leaves no half-made shard under this one.
-        partial = path.with_name(path.name + ".partial")
+        partial = path.with_name(path.name + _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         qdrant.EdgeShard.create(str(partial), config).close()
         partial.rename(path)
-        return EdgeIndex(qdrant.EdgeShard.load(str(path)), index), True
+        return EdgeIndex(qdrant.EdgeShard.load(str(path)), index)
+
+    def keep_only(self, index_ids: Set[str]) -> None:
+        """Delete the folders of shards that were dropped, or half made, when the process ended."""
+        for path in self._folder.iterdir():
+            if path.name not in index_ids and not path.name.endswith(_BROKEN):
+                shutil.rmtree(path, ignore_errors=True)
 
     def drop(self, index_id: str) -> None:
         """Delete the shard's folder."""

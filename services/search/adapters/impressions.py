@@ -19,6 +19,12 @@ _CAPACITY = 10_000
 _BATCH = 200
 _SECONDS = 5.0
 _RETRY_SECONDS = 1.0
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+)
 
 
 class ImpressionBuffer:
@@ -61,8 +67,12 @@ class ImpressionBuffer:
             # Repeating is safe: an impression is stored once per search id.
             await self._stub.RecordImpressions(pb.RecordImpressionsRequest(impressions=batch), **call_options(_SECONDS))
         except grpc.RpcError as error:
-            log.warning("impressions wait for the feedback service", code=str(error.code()), waiting=len(batch))
-            return False
+            if error.code() in _PASSING:
+                log.warning("impressions wait for the feedback service", code=error.code().name, waiting=len(batch))
+                return False
+            # It will never be taken; those behind it must not wait for it.
+            self.dropped += len(batch)
+            log.error("impressions were refused and are dropped", code=error.code().name, dropped=len(batch))
         return True
 
 

@@ -1,8 +1,9 @@
 """What is allowed: names, documents, queries, and when a route may switch."""
 
+import json
 import re
 
-from services.kit.errors import FailedPrecondition, InvalidArgument, Violation
+from services.kit.errors import Conflict, FailedPrecondition, InvalidArgument, Violation
 from services.search.domain.model import Document, Encoder, Index, IndexState, Settings
 
 MAX_QUERY_CHARACTERS = 4_000
@@ -11,6 +12,9 @@ DEFAULT_LIMIT = 10
 MAX_ID_CHARACTERS = 512
 MAX_TEXT_CHARACTERS = 100_000
 MAX_TITLE_CHARACTERS = 2_000
+MAX_PAYLOAD_CHARACTERS = 64_000
+MAX_ACTOR_CHARACTERS = 200
+MAX_RETENTION_SECONDS = 365 * 24 * 3600.0
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -30,13 +34,15 @@ def check_settings(settings: Settings, encoder: Encoder) -> None:
         raise InvalidArgument(
             Violation("settings.dimensions", f"has {wrong}; {named} offers {list(encoder.dimensions)}")
         )
-    if settings.retention < 0:
-        raise InvalidArgument(Violation("settings.retention", "is negative; give a duration of 0 or more"))
+    if not 0 <= settings.retention <= MAX_RETENTION_SECONDS:
+        raise InvalidArgument(Violation("settings.retention", f"is {settings.retention:g} s; give 0 s to 365 days"))
 
 
-def check_query(query: str, limit: int, dimensions: int, offered: tuple[int, ...]) -> None:
+def check_query(query: str, limit: int, dimensions: int, offered: tuple[int, ...], actor: str) -> None:
     """Raise ``InvalidArgument`` with all that is wrong with a search request."""
     wrong: list[Violation] = []
+    if len(actor) > MAX_ACTOR_CHARACTERS:
+        wrong.append(Violation("actor", f"has {len(actor)} characters; the most is {MAX_ACTOR_CHARACTERS}"))
     if not query.strip():
         wrong.append(Violation("query", "is empty; say what to look for"))
     elif len(query) > MAX_QUERY_CHARACTERS:
@@ -55,11 +61,20 @@ def document_error(document: Document) -> str:
         return f"id: has {len(document.id)} characters; give 1 to {MAX_ID_CHARACTERS}"
     if not document.text.strip():
         return "text: is empty; give the text to be searched"
-    if len(document.text) > MAX_TEXT_CHARACTERS:
-        return f"text: has {len(document.text)} characters; the most is {MAX_TEXT_CHARACTERS}: split the document"
+    if len(document.passage) > MAX_TEXT_CHARACTERS:
+        return (
+            f"text: has {len(document.passage)} characters with the title; the most is {MAX_TEXT_CHARACTERS}: split it"
+        )
     if len(document.title) > MAX_TITLE_CHARACTERS:
         return f"title: has {len(document.title)} characters; the most is {MAX_TITLE_CHARACTERS}"
+    if (size := len(json.dumps(dict(document.payload)))) > MAX_PAYLOAD_CHARACTERS:
+        return f"payload: has {size} characters as JSON; the most is {MAX_PAYLOAD_CHARACTERS}"
     return ""
+
+
+def stale_generation(collection: str, expected: int) -> Conflict:
+    """What to say to whoever lost a compare-and-set."""
+    return Conflict(f"the route of {collection!r} is no longer at generation {expected}; read it again and decide anew")
 
 
 def check_switch(index: Index, applied: int, newest: int, points: int, documents: int) -> None:
