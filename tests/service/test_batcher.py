@@ -19,9 +19,11 @@ class ScriptedRuntime:
     def __init__(self) -> None:
         self.free = threading.Event()
         self.free.set()
+        self.entered = threading.Event()
         self.batches: list[list[str]] = []
 
     def embed(self, texts: list[str]) -> Embedded:
+        self.entered.set()
         assert self.free.wait(20)
         self.batches.append(texts)
         if any(text.startswith("bad") for text in texts):
@@ -46,9 +48,8 @@ async def started(runtime: ScriptedRuntime, batcher: Batcher) -> "asyncio.Task[o
     """A request that keeps the thread busy until the runtime is let go."""
     runtime.free.clear()
     busy = asyncio.create_task(batcher.embed(["busy"], bulk=False))
-    while len(batcher._lanes) or not batcher._loop_task:
+    while not runtime.entered.is_set():
         await asyncio.sleep(0)
-    await asyncio.sleep(0)
     return busy
 
 
@@ -96,6 +97,20 @@ async def test_what_nobody_waits_for_is_not_computed(runtime: ScriptedRuntime, b
     await busy
     await batcher.embed(["next"], bulk=False)
     assert "gone" not in [text for batch in runtime.batches for text in batch]
+
+
+async def test_a_bad_text_whose_caller_has_gone_does_not_end_the_loop(
+    runtime: ScriptedRuntime, batcher: Batcher
+) -> None:
+    runtime.free.clear()
+    gone = asyncio.create_task(batcher.embed(["bad"], bulk=False))
+    while not runtime.entered.is_set():
+        await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    runtime.free.set()
+    async with asyncio.timeout(5):
+        assert len(await batcher.embed(["good"], bulk=False)) == 1
 
 
 async def test_texts_that_wait_together_go_together(runtime: ScriptedRuntime, batcher: Batcher) -> None:

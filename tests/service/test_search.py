@@ -360,6 +360,9 @@ async def test_i5_a_rebuild_that_is_interrupted_goes_on_from_the_beginning(tmp_p
     await bench.search.open()
     await bench.search.create("films", ("tiny", 1, ""), Settings())
     await bench.search.write("films", FILMS)
+    async with asyncio.timeout(10):
+        while bench.catalog.index("films-1-tiny-1").applied < len(FILMS):
+            await asyncio.sleep(0.02)
     await bench.close()
     bench.engine.drop("films-1-tiny-1")
     interrupted = Bench(tmp_path)
