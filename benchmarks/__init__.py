@@ -1,1 +1,4 @@
-"""Measurements. Each writes `results/<name>.json`: `machine`, and `rows` (name, value, unit, ratio, goal, met, runs)."""
+"""Measurements.
+
+Each writes `results/<name>.json`: `machine`, and `rows` of name, value, unit, ratio, goal, met and runs.
+"""

@@ -1,4 +1,4 @@
-"""Does tuning help for films that nobody ever gave feedback on?
+"""Measures whether tuning helps for films that nobody ever gave feedback on.
 
 One film in five is kept out of training altogether, as liked and as refused document and as in-batch
 negative. A reader's thumbs on the other films are played as in the demo, an encoder is tuned with the
