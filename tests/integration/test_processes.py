@@ -96,7 +96,8 @@ def test_feedback_drains_on_sigterm(own: tuple[Stack, Client]) -> None:
         stub = feedback_pb2_grpc.FeedbackServiceStub(channel)
         # It waits two seconds for the impression, so it is in flight when the signal comes.
         call = stub.SubmitFeedback.future(feedback_pb2.SubmitFeedbackRequest(feedback=[item]), timeout=20)
-        list(call.initial_metadata())
+        stub.GetSummary(feedback_pb2.GetSummaryRequest(), timeout=20)  # sent after it, so it has arrived
+        assert not call.done()
         status = terminate(stack, "feedback")
         assert call.code() is grpc.StatusCode.NOT_FOUND
     assert status.get(timeout=30) == 0
