@@ -9,7 +9,7 @@ Methods block: call them from a thread.
 
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -75,10 +75,7 @@ class Jobs:
     def add_run(self, collection: str, model: str, current_digest: str, request: dict[str, Any]) -> RunRow:
         """A queued fine-tuning run. Raises ``FailedPrecondition`` while the collection has another."""
         with self._database.writing() as session:
-            states = [RunState.QUEUED.value, RunState.RUNNING.value]
-            active = session.scalars(
-                sa.select(RunRow.id).where(RunRow.collection == collection, RunRow.state.in_(states))
-            ).first()
+            active = _unfinished(session, RunRow, collection, (RunState.QUEUED, RunState.RUNNING))
             if active:
                 raise FailedPrecondition(
                     "RUN_ACTIVE", active, f"run {active} of {collection!r} is not finished; wait or cancel it"
@@ -98,10 +95,7 @@ class Jobs:
                 known = session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
                 if known:
                     return known
-            states = [state.value for state in ROLLOUT_ACTIVE]
-            active = session.scalars(
-                sa.select(RolloutRow.id).where(RolloutRow.collection == collection, RolloutRow.state.in_(states))
-            ).first()
+            active = _unfinished(session, RolloutRow, collection, ROLLOUT_ACTIVE)
             if active:
                 raise FailedPrecondition(
                     "ROLLOUT_ACTIVE", active, f"rollout {active} of {collection!r} is not finished; wait or abort it"
@@ -263,6 +257,17 @@ class Jobs:
             if isinstance(row, RunRow | RolloutRow) and row.message != message:
                 row.message = message
                 row.revision += 1
+
+
+def _unfinished(
+    session: Session,
+    kind: type[RunRow] | type[RolloutRow],
+    collection: str,
+    states: Iterable[RunState | RolloutState],
+) -> str | None:
+    """The id of a collection's job in one of these states."""
+    wanted = [state.value for state in states]
+    return session.scalars(sa.select(kind.id).where(kind.collection == collection, kind.state.in_(wanted))).first()
 
 
 def _new_run(kind: RunKind, model: str, request: dict[str, Any]) -> RunRow:

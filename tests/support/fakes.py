@@ -1,10 +1,12 @@
 """Stand-ins for other services, for tests of what search makes of their answers."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from diapason import vectors
 from diapason.vectors import Matrix
@@ -15,7 +17,7 @@ from services.search.__main__ import MIGRATIONS
 from services.search.adapters.catalog import Catalog
 from services.search.adapters.edge import EdgeEngine
 from services.search.application import Search
-from services.search.domain.model import Encoder, Version
+from services.search.domain.model import Document, Encoder, ReindexState, Version
 from services.search.ports import Embedded, Impression
 
 DIMENSION = 32
@@ -89,3 +91,32 @@ class Bench:
     async def close(self) -> None:
         await self.search.close()
         self.database.close()
+
+
+FILMS = [Document(f"d{i}", f"text number {i}", "", {"n": i}) for i in range(50)]
+
+
+async def caught_up(bench: Bench, reindex_id: str) -> str:
+    """Wait until a reindex has caught up; returns its index."""
+    async with asyncio.timeout(20):
+        while True:
+            reindex, _ = await bench.search.reindex(reindex_id)
+            if reindex.state is ReindexState.CAUGHT_UP:
+                return reindex.index
+            await asyncio.sleep(0.02)
+
+
+async def rolled_out(bench: Bench) -> str:
+    """Reindex to the new version and switch; returns the index."""
+    reindex, _ = await bench.search.start_reindex("films", ("tiny", 2, ""))
+    index = await caught_up(bench, reindex.id)
+    await bench.search.switch("films", index, 1)
+    return index
+
+
+async def best(bench: Bench, query: str) -> str:
+    """The first result, which must be an exact match under one version."""
+    found = await bench.search.search("films", query, 3, 0, "")
+    hit, _ = found.hits[0]
+    assert hit.score == pytest.approx(1.0, abs=1e-4), "query and document are not of the same version"
+    return hit.document_id
