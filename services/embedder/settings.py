@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from services.kit.settings import ServiceSettings
 
 
+def _cores() -> int:
+    """The cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class EmbedderSettings(ServiceSettings):
     """`DIAPASON_…` and flags of the embedder."""
 
@@ -19,7 +24,7 @@ class EmbedderSettings(ServiceSettings):
     )
     cache_dir: Path = Field(description="folder for fetched versions")
     replica_id: str = Field("", description="name of this replica; empty for host name and process id")
-    inference_threads: int = Field(len(os.sched_getaffinity(0)), ge=1)
+    inference_threads: int = Field(default_factory=_cores, ge=1, description="threads of one forward pass")
     max_texts: int = Field(256, ge=1, description="texts in one request")
     max_text_characters: int = Field(100_000, ge=1, description="characters in one text")
     max_queued_texts: int = Field(4096, ge=1, description="texts that may wait, per version; at least max-texts")
