@@ -89,22 +89,6 @@ class Registry:
             if lease:
                 session.merge(LeaseRow(digest=version.digest, holder=lease))
 
-    def leases(self) -> list[LeaseRow]:
-        """All leases."""
-        with self._database.reading() as session:
-            return list(session.scalars(sa.select(LeaseRow)))
-
-    def lease(self, digest: str, holder: str) -> None:
-        """Keep a version resident for a reason."""
-        with self._database.writing() as session:
-            session.merge(LeaseRow(digest=digest, holder=holder))
-
-    def release(self, holder: str, digest: str = "") -> None:
-        """End a lease."""
-        with self._database.writing() as session:
-            query = sa.delete(LeaseRow).where(LeaseRow.holder == holder)
-            session.execute(query.where(LeaseRow.digest == digest) if digest else query)
-
     def desired(self) -> list[PublishedVersion]:
         """The versions that replicas should hold: all under a lease."""
         with self._database.reading() as session:

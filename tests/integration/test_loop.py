@@ -21,10 +21,12 @@ from diapason.cli.demo.measuring import BackgroundSearcher, mismatched
 from diapason.cli.demo.samples import Query
 from diapason.cli.stack import Stack
 from diapason.client import Client
-from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED
+from diapason.common.v1.version_pb2 import VersionRef
+from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STATE_READY
 from diapason.errors import FailedPrecondition, InvalidArgument, NotFound
 from diapason.feedback.v1.feedback_pb2 import SIGNAL_THUMBS_DOWN, SIGNAL_THUMBS_UP, Feedback, QuerySubject
 from diapason.search.v1.document_pb2 import Document
+from diapason.trainer.v1 import registry_pb2, registry_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 from diapason.trainer.v1 import training_pb2 as training
 from diapason.trainer.v1.rollout_pb2 import (
     ROLLOUT_STATE_DONE,
@@ -122,13 +124,21 @@ def test_the_loop_learns_and_swaps_without_a_failed_or_mixed_search(client: Clie
     assert len(client.collection("loop").indexes) == 1
 
 
-def test_i8_a_rollout_is_rolled_back_by_request(client: Client, other_tiny: Tiny) -> None:
+def test_i8_a_rollout_is_rolled_back_by_request(client: Client, stack: Stack, other_tiny: Tiny) -> None:
     fill(client, "back", "tiny")
     first = client.collection("back").route
     register(client, "second", other_tiny)
     rollout = client.start_rollout("back", client.versions("second")[0].ref)
     assert list(client.watch_rollout(rollout.id))[-1].state == ROLLOUT_STATE_RETIRING
     assert client.collection("back").route.encoder.model == "second"
+    with grpc.insecure_channel(stack.addresses.trainer) as channel:
+        request = registry_pb2.GetVersionRequest(version=VersionRef(model="second", number=1))
+        version = registry_pb2_grpc.RegistryServiceStub(channel).GetVersion(request, timeout=10).version
+        assert version.ref == rollout.to
+        assert [replica.status.state for replica in version.replicas] == [VERSION_STATE_READY]
+        abort = rollout_pb2.AbortRolloutRequest(id=rollout.id)
+        with pytest.raises(grpc.RpcError, match="rolled back"):
+            rollout_pb2_grpc.RolloutServiceStub(channel).AbortRollout(abort, timeout=10)
     list(client.upsert("back", [Document(id="since", text="tbaba tbaba")]))
     assert client.roll_back(rollout.id).state == ROLLOUT_STATE_ROLLED_BACK
     route = client.collection("back").route

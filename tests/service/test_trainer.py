@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from obstore.store import from_url
 
 from diapason import artifacts as contract
@@ -24,7 +25,7 @@ from services.trainer.jobs import MAX_ATTEMPTS, Jobs, LostJob, worn_out
 from services.trainer.pacing import Shutdown
 from services.trainer.registry import Registry
 from services.trainer.rollouts import Roller
-from services.trainer.tables import RolloutRow, RunRow
+from services.trainer.tables import LeaseRow, RolloutRow, RunRow
 from tests.conftest import Tiny
 from tests.support.embedding import publish
 
@@ -233,7 +234,8 @@ def roll_out(store: Store, peers: ScriptedSearch, watch: float = 0.0, load_timeo
 
 
 def leases(store: Store) -> set[tuple[str, str]]:
-    return {(row.digest, row.holder.split(":")[0]) for row in store.registry.leases()}
+    with store.database.reading() as session:
+        return {(row.digest, row.holder.split(":")[0]) for row in session.scalars(sa.select(LeaseRow))}
 
 
 def test_a_rollout_goes_through_its_states_and_keeps_its_lease(store: Store) -> None:
