@@ -19,7 +19,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diapason import vectors
-from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, VersionRef
+from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER, VersionRef
 from diapason.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from diapason.errors import from_rpc_error
 from diapason.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -270,11 +270,10 @@ class Client:
 
     # Models
 
-    def register_model(self, name: str, source: str, dimensions: Sequence[int] = ()) -> str:
-        """Import a base model; returns the id of the run that does it."""
-        request = registry_pb2.RegisterModelRequest(
-            name=name, kind=MODEL_KIND_ENCODER, source=source, dimensions=dimensions
-        )
+    def register_model(self, name: str, source: str, dimensions: Sequence[int] = (), reranker: bool = False) -> str:
+        """Import a base model; returns the id of the run that does it. A reranker has no ``dimensions``."""
+        kind = MODEL_KIND_RERANKER if reranker else MODEL_KIND_ENCODER
+        request = registry_pb2.RegisterModelRequest(name=name, kind=kind, source=source, dimensions=dimensions)
         with _errors():
             return self._registry.RegisterModel(request, timeout=self._timeout).run_id
 

@@ -1,5 +1,6 @@
 """Fixtures: tiny models built on the spot, and stacks of real processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from diapason.cli.stack import Stack
+from diapason.vectors import Matrix
+from tests.support.build_tiny import FAMILY
 
 # No test may reach a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,10 +29,26 @@ class Tiny:
     candidate: Path
 
 
-def _build(folder: Path, seed: int) -> Tiny:
-    command = [sys.executable, "-m", "tests.support.build_tiny", str(folder), str(seed)]
+@dataclass(frozen=True)
+class Relative(Tiny):
+    """One of the family of tiny models, and what sentence-transformers itself gives with it, one text at a time.
+
+    ``inputs`` are texts for an encoder, pairs of query and text for a reranker, of very different lengths, some
+    too long; ``expected`` has a row for each: its vector, or its score.
+    """
+
+    inputs: list[str] | list[tuple[str, str]]
+    expected: Matrix
+
+
+def _run_build(folder: Path, seed: int, *names: str) -> None:
+    command = [sys.executable, "-m", "tests.support.build_tiny", str(folder), str(seed), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def _build(folder: Path, seed: int) -> Tiny:
+    _run_build(folder, seed)
     return Tiny(folder / "model", folder / "candidate")
 
 
@@ -42,6 +62,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def other_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The same with other weights."""
     return _build(tmp_path_factory.mktemp("other"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Relative]:
+    """Tiny models of every usual type, by their names in `FAMILY`."""
+    folder = tmp_path_factory.mktemp("family")
+    _run_build(folder, 7, *FAMILY)
+    return {name: _relative(folder / name) for name in FAMILY}
+
+
+def _relative(folder: Path) -> Relative:
+    said = json.loads((folder / "expected.json").read_text())
+    inputs = list(zip(said["queries"], said["texts"], strict=True)) if said["queries"] else said["texts"]
+    return Relative(folder / "model", folder / "candidate", inputs, np.array(said["values"], np.float32))
 
 
 @pytest.fixture

@@ -194,6 +194,7 @@ def register(
     name: Annotated[str, typer.Argument(help="Name of the new model.")],
     source: Annotated[str, typer.Argument(help="A folder, a hub id or package:NAME.")],
     dimensions: Annotated[list[int] | None, typer.Option(help="Smaller sizes at which it may be used.")] = None,
+    reranker: Annotated[bool, typer.Option("--reranker", help="It is a cross-encoder that scores pairs.")] = False,
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
 ) -> None:
@@ -204,7 +205,7 @@ def register(
     if (folder := Path(source)).is_dir():
         source = str(folder.resolve())
     with connect(data) as client:
-        run = follow_run(client, client.register_model(name, source, dimensions or []))
+        run = follow_run(client, client.register_model(name, source, dimensions or [], reranker))
     as_json(plain(run)) if json else print_run(run)
     if run.state != RUN_STATE_SUCCEEDED:
         raise Failure(f"{name!r} was not registered: {run.message}")

@@ -6,7 +6,6 @@ go leaves only when its last request has been answered. A failed load changes no
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,32 @@ import structlog
 from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Manifest
-from services.embedder import fetching
-from services.embedder.batcher import Batcher
-from services.embedder.domain.versions import Action, Load, Snapshot, State, backoff, next_actions, step
-from services.embedder.runtime import BadVersion, Runtime
+from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER
+from services.embedder.domain.batching import TokenEstimate
+from services.embedder.domain.versions import (
+    Action,
+    Load,
+    Preserving,
+    Snapshot,
+    State,
+    backoff,
+    next_actions,
+    step,
+)
+from services.embedder.fetching import BadArtifact, Cache, fetch_manifest
+from services.embedder.probing import probe
+from services.embedder.scheduler import Scheduler
+from services.embedder.worker import frames
+from services.embedder.worker.runtime import BadVersion
+from services.embedder.workers import Worker, WorkerLost
 from services.kit.errors import FailedPrecondition, NotFound
 from services.kit.usage import Usage
 
 log = structlog.get_logger()
 
 _LAST_KNOWN = "desired.json"
+# An inference process that ends more often than this within the time is no longer replaced at once.
+_MOST_LOSSES, _LOSSES_SECONDS = 5, 60.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,18 @@ class Desired:
     path: str
 
 
+@dataclass(frozen=True)
+class Machine:
+    """How versions are run here. ``preserving`` and ``attempts`` are the policy of loading."""
+
+    runtime: str
+    slots: int
+    threads_per_batch: int
+    threads: int
+    preserving: Preserving = Preserving.AVAILABILITY
+    attempts: int = 10
+
+
 class Resident:
     """One version in this replica, from wanted to gone."""
 
@@ -48,34 +75,59 @@ class Resident:
         self.failures = 0
         self.retry_at = 0.0
         self.manifest = Manifest()
-        self.batcher: Batcher | None = None
+        self.estimate = TokenEstimate(1)
+        self.worker: Worker | None = None
         self.usage = Usage()
+        self.lost_at: list[float] = []
+        self.since = self.wanted_since = time.monotonic()
 
-    def become(self, state: State, reason: str = "") -> None:
-        """Go on to the next state of its life."""
-        self.state, self.reason = step(self.state, state), reason
-        log.info("version", model=self.desired.model, number=self.desired.number, state=state.value, reason=reason)
+    @property
+    def reranker(self) -> bool:
+        """Whether it scores pairs instead of embedding texts."""
+        return self.manifest.kind == MODEL_KIND_RERANKER
+
+    @property
+    def serves(self) -> bool:
+        """Ready, or soon again after its process was lost: its requests wait rather than fail."""
+        return self.state is State.READY or (self.state in (State.LOADING, State.WARMING) and bool(self.lost_at))
+
+    def resident_bytes(self) -> int:
+        """Memory of its inference process; 0 without one."""
+        return self.worker.resident_bytes() if self.worker else 0
+
+
+Watcher = Callable[[], None]
+# Called with a version, the state it leaves, and the seconds it was in it.
+StageWatcher = Callable[[Resident, str, float], None]
 
 
 class Residents:
     """All versions of this replica. Used from the event loop only."""
 
-    def __init__(self, store: ObjectStore, cache: Path, threads: int, queue_capacity: int) -> None:
+    def __init__(
+        self, store: ObjectStore, cache_dir: Path, cache: Cache, machine: Machine, scheduler: Scheduler
+    ) -> None:
         self._store = store
+        self._cache_dir = cache_dir
         self._cache = cache
-        self._threads = threads
-        self._queue_capacity = queue_capacity
+        self._machine = machine
+        self._scheduler = scheduler
         self._held: dict[str, Resident] = {}
         self._desired: list[Desired] = []
         self._told = False
         self._wake = asyncio.Event()
-        self._watchers: list[Callable[[], None]] = []
-        cache.mkdir(parents=True, exist_ok=True)
+        self._watchers: list[Watcher] = []
+        self._stage_watchers: list[StageWatcher] = []
+        self._revivals: set[asyncio.Task[None]] = set()
         self._recall()
 
-    def on_change(self, callback: Callable[[], None]) -> None:
+    def on_change(self, callback: Watcher) -> None:
         """Call ``callback`` after each change of any version's state."""
         self._watchers.append(callback)
+
+    def on_stage(self, callback: StageWatcher) -> None:
+        """Call ``callback`` with each stage that a version has left, its name and seconds; and for "swap", "lost"."""
+        self._stage_watchers.append(callback)
 
     def all(self) -> Sequence[Resident]:
         """Everything that is held or on its way, failures included."""
@@ -88,11 +140,11 @@ class Residents:
         return self._told and came and (not states or State.READY in states)
 
     def find(self, model: str, number: int, digest: str) -> Resident:
-        """The ready version that a request names. Raises ``NotFound`` or ``FailedPrecondition``."""
+        """The version that a request names and that serves. Raises ``NotFound`` or ``FailedPrecondition``."""
         for resident in self._held.values():
             known = resident.desired
             if (digest and known.digest == digest) or (not digest and (known.model, known.number) == (model, number)):
-                if resident.state is State.READY:
+                if resident.serves:
                     return resident
                 raise FailedPrecondition(
                     "VERSION_NOT_READY",
@@ -134,14 +186,16 @@ class Residents:
 
     async def close(self) -> None:
         """Let go of everything, at the end of the process."""
-        for resident in self._held.values():
-            if resident.batcher:
-                await resident.batcher.close()
+        for revival in self._revivals:
+            revival.cancel()
+        await asyncio.gather(*self._revivals, return_exceptions=True)
+        workers = [resident.worker for resident in self._held.values() if resident.worker]
+        await asyncio.gather(*(worker.stop() for worker in workers))
 
     def _next_actions(self) -> Sequence[Action]:
         now = time.monotonic()
         held = [Snapshot(digest, r.state, r.retry_at - now) for digest, r in self._held.items()]
-        return next_actions([d.digest for d in self._desired], held)
+        return next_actions([d.digest for d in self._desired], held, self._machine.preserving)
 
     async def _load(self, desired: Desired) -> None:
         resident = self._held.setdefault(desired.digest, Resident(desired))
@@ -149,42 +203,111 @@ class Residents:
             self._become(resident, State.WANTED)
         try:
             self._become(resident, State.FETCHING)
-            folder = self._cache / desired.digest
-            resident.manifest = await asyncio.to_thread(
-                fetching.fetch_manifest, self._store, desired.path, desired.digest
-            )
+            digest = desired.digest
+            manifest = await asyncio.to_thread(fetch_manifest, self._store, desired.path, digest)
+            resident.manifest, resident.estimate = manifest, TokenEstimate(manifest.max_tokens)
+            in_use = {d.digest for d in self._desired} | self._held.keys()
+            await asyncio.to_thread(self._cache.fetch, self._store, desired.path, digest, manifest, in_use)
             self._become(resident, State.VERIFYING)
-            await asyncio.to_thread(fetching.fetch_files, self._store, desired.path, resident.manifest, folder)
+            await asyncio.to_thread(self._cache.verify, digest, manifest)
             self._become(resident, State.LOADING)
-            runtime = await asyncio.to_thread(Runtime, folder, resident.manifest, self._threads)
-            self._become(resident, State.WARMING)
-            await asyncio.to_thread(runtime.probe)
+            await self._bring_up(resident)
         except Exception as error:
-            resident.failures += 1
-            resident.retry_at = time.monotonic() + backoff(resident.failures)
-            expected = isinstance(error, BadVersion | fetching.BadArtifact)
-            reason = str(error) if expected else f"internal error ({type(error).__name__}); the embedder's log has it"
-            self._become(resident, State.FAILED, reason)
-            log.warning("version refused", digest=desired.digest, exc_info=not expected)
+            self._fail(resident, error)
             return
         resident.failures = 0
-        resident.batcher = Batcher(runtime, self._queue_capacity)
-        self._become(resident, State.READY)
+        self._tell_stage(resident, "swap", time.monotonic() - resident.wanted_since)
+
+    async def _bring_up(self, resident: Resident) -> None:
+        """A process that has loaded the version and reproduced its golden vectors, at work."""
+        manifest, machine = resident.manifest, self._machine
+        worker = await Worker.start(
+            frames.Load(
+                folder=str(self._cache.path(resident.desired.digest)),
+                runtime=machine.runtime,
+                reranker=resident.reranker,
+                raw=manifest.raw,
+                max_tokens=manifest.max_tokens,
+                slots=machine.slots,
+                threads=machine.threads_per_batch,
+                wide_threads=machine.threads,
+            )
+        )
+        try:
+            if resident.state is State.LOADING:
+                self._become(resident, State.WARMING)
+            await probe(worker, manifest)
+        except BaseException:
+            await worker.stop()
+            raise
+        worker.on_lost(lambda how: self._lost(resident, how))
+        resident.worker = worker
+        self._scheduler.attach(resident.desired.digest, worker)
+        if resident.state is State.WARMING:
+            self._become(resident, State.READY)
+
+    def _lost(self, resident: Resident, how: str) -> None:
+        """Its process ended unasked. Another takes its place; requests wait meanwhile."""
+        reason = f"its inference process ended ({how})"
+        log.error("inference process lost", digest=resident.desired.digest, how=how)
+        self._tell_stage(resident, "lost", 0.0)
+        resident.worker = None
+        now = time.monotonic()
+        resident.lost_at = [*(at for at in resident.lost_at if now - at < _LOSSES_SECONDS), now]
+        self._scheduler.pause(resident.desired.digest)
+        if resident.state is State.READY:
+            self._become(resident, State.LOADING, reason)
+        revival = asyncio.create_task(self._revive(resident, reason))
+        self._revivals.add(revival)
+        revival.add_done_callback(self._revivals.discard)
+
+    async def _revive(self, resident: Resident, reason: str) -> None:
+        try:
+            if len(resident.lost_at) > _MOST_LOSSES:
+                raise WorkerLost(f"{reason}, {len(resident.lost_at)} times within {_LOSSES_SECONDS:.0f} s")
+            await self._bring_up(resident)
+        except Exception as error:
+            if resident.state is State.QUIESCING:
+                self._scheduler.detach(resident.desired.digest, reason)
+            else:
+                self._fail(resident, error)
+        self._wake.set()
+
+    def _fail(self, resident: Resident, error: Exception) -> None:
+        resident.failures += 1
+        resident.lost_at.clear()
+        wait = backoff(resident.failures, attempts=self._machine.attempts)
+        resident.retry_at = time.monotonic() + wait
+        expected = isinstance(error, BadVersion | BadArtifact | WorkerLost)
+        reason = str(error) if expected else f"internal error ({type(error).__name__}); the embedder's log has it"
+        self._become(resident, State.FAILED, reason)
+        self._scheduler.detach(resident.desired.digest, f"the version failed: {reason}")
+        log.warning("version refused", digest=resident.desired.digest, retry_in=wait, exc_info=not expected)
 
     async def _unload(self, resident: Resident) -> None:
         if resident.state is State.READY:
             self._become(resident, State.QUIESCING)
             await resident.usage.idle()
-            if resident.batcher:
-                await resident.batcher.close()
+            self._scheduler.detach(resident.desired.digest, "the version was let go")
+            if resident.worker:
+                await resident.worker.stop()
         self._become(resident, State.GONE)
         del self._held[resident.desired.digest]
-        await asyncio.to_thread(shutil.rmtree, self._cache / resident.desired.digest, ignore_errors=True)
         self._changed()
 
     def _become(self, resident: Resident, state: State, reason: str = "") -> None:
-        resident.become(state, reason)
+        known, now = resident.desired, time.monotonic()
+        left, resident.state, resident.reason = resident.state, step(resident.state, state), reason
+        log.info("version", model=known.model, number=known.number, state=state.value, reason=reason)
+        self._tell_stage(resident, left.value, now - resident.since)
+        resident.since = now
+        if state is State.WANTED:
+            resident.wanted_since = now
         self._changed()
+
+    def _tell_stage(self, resident: Resident, stage: str, seconds: float) -> None:
+        for watcher in self._stage_watchers:
+            watcher(resident, stage, seconds)
 
     def _changed(self) -> None:
         for callback in self._watchers:
@@ -193,14 +316,14 @@ class Residents:
     def _remember(self) -> None:
         """Keep the desired set for a restart without the registry. A full disk must not stop what serves."""
         try:
-            temporary = self._cache / (_LAST_KNOWN + ".tmp")
+            temporary = self._cache_dir / (_LAST_KNOWN + ".tmp")
             temporary.write_text(json.dumps([vars(item) for item in self._desired]))
-            temporary.rename(self._cache / _LAST_KNOWN)
+            temporary.rename(self._cache_dir / _LAST_KNOWN)
         except OSError:
             log.exception("the desired set could not be kept")
 
     def _recall(self) -> None:
-        remembered = self._cache / _LAST_KNOWN
+        remembered = self._cache_dir / _LAST_KNOWN
         if not remembered.exists():
             return
         try:

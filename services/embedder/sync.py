@@ -9,7 +9,7 @@ import structlog
 from diapason.trainer.v1 import registry_pb2 as pb
 from diapason.trainer.v1 import registry_pb2_grpc as rpc
 from services.embedder.residents import Desired, Residents
-from services.embedder.servicer import statuses
+from services.embedder.wire import statuses
 
 log = structlog.get_logger()
 

@@ -1,10 +1,13 @@
 """What a request carries with it through this process and on to the next: its id and its deadline."""
 
+import math
 import re
 import time
 import uuid
 from contextvars import ContextVar
 from typing import TypedDict
+
+from services.kit import tracing
 
 REQUEST_ID_KEY = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -36,6 +39,12 @@ def begin(offered_id: str | None, seconds: float | None) -> str:
     return chosen
 
 
+def deadline() -> float:
+    """When the current request's time is over, on the monotonic clock; infinite without a limit."""
+    found = _deadline.get()
+    return math.inf if found is None else found
+
+
 def remaining(at_most: float) -> float:
     """Seconds that a call to another service may take: the request's own, less a margin, capped."""
     deadline = _deadline.get()
@@ -45,6 +54,6 @@ def remaining(at_most: float) -> float:
 
 
 def call_options(at_most: float) -> CallOptions:
-    """Time-out and metadata for a call on behalf of the current request."""
+    """Time-out and metadata (request id, trace) for a call on behalf of the current request."""
     identity = request_id() or uuid.uuid4().hex
-    return {"timeout": remaining(at_most), "metadata": ((REQUEST_ID_KEY, identity),)}
+    return {"timeout": remaining(at_most), "metadata": ((REQUEST_ID_KEY, identity), *tracing.outgoing())}

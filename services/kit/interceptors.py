@@ -1,4 +1,4 @@
-"""What happens around every call: request id, deadline, one log line, and the error table."""
+"""What happens around every call: request id, deadline, span, metrics, one log line, and the error table."""
 
 import asyncio
 import time
@@ -7,9 +7,11 @@ from typing import Any
 
 import grpc
 import structlog
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from services.kit import context as request_context
-from services.kit import errors, status
+from services.kit import errors, status, tracing
+from services.kit.metrics import MethodMetrics
 
 log = structlog.get_logger()
 
@@ -23,6 +25,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, default_timeout: float) -> None:
         self._default_timeout = default_timeout
+        self._metrics: dict[str, MethodMetrics] = {}
 
     async def intercept_service(
         self,
@@ -33,8 +36,9 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method.startswith(_OWN):
             return handler
-        offered = next((str(v) for k, v in details.invocation_metadata if k == request_context.REQUEST_ID_KEY), None)
-        call = _Call(details.method, offered, self._default_timeout)
+        if details.method not in self._metrics:
+            self._metrics[details.method] = MethodMetrics(details.method)
+        call = _Call(details, self._metrics[details.method], self._default_timeout)
         if handler.response_streaming:
             wrap = (
                 grpc.stream_stream_rpc_method_handler
@@ -55,24 +59,27 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call of one method."""
 
-    def __init__(self, method: str, offered_id: str | None, default_timeout: float) -> None:
-        self._method = method
-        self._offered_id = offered_id
+    def __init__(self, details: grpc.HandlerCallDetails, metrics: MethodMetrics, default_timeout: float) -> None:
+        self._details = details
+        self._metrics = metrics
         self._default_timeout = default_timeout
+        self._started = 0.0
+        self._span: Span = INVALID_SPAN
 
     def unary(self, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
         async def handle(request: Any, context: Context) -> Any:
             given = context.time_remaining()
             seconds = self._default_timeout if given is None else min(given, self._default_timeout)
-            started = self._begin(context, seconds)
-            try:
-                async with asyncio.timeout(seconds):
-                    response = await behaviour(request, context)
-            except BaseException as error:
-                await self._fail(error, context, started)
-                raise
-            self._log(started, "OK")
-            return response
+            self._begin(context, seconds)
+            with self._metrics.serving():
+                try:
+                    async with asyncio.timeout(seconds):
+                        response = await behaviour(request, context)
+                except BaseException as error:
+                    await self._fail(error, context)
+                    raise
+                self._end("OK")
+                return response
 
         return handle
 
@@ -80,45 +87,52 @@ class _Call:
         self, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            started = self._begin(context, context.time_remaining())
-            try:
-                async for response in behaviour(request, context):
-                    yield response
-            except BaseException as error:
-                await self._fail(error, context, started)
-                raise
-            self._log(started, "OK")
+            self._begin(context, context.time_remaining())
+            with self._metrics.serving():
+                try:
+                    async for response in behaviour(request, context):
+                        yield response
+                except BaseException as error:
+                    await self._fail(error, context)
+                    raise
+                self._end("OK")
 
         return handle
 
-    def _begin(self, context: Context, seconds: float | None) -> float:
-        identity = request_context.begin(self._offered_id, seconds)
+    def _begin(self, context: Context, seconds: float | None) -> None:
+        self._started = time.perf_counter()
+        metadata = self._details.invocation_metadata
+        offered = next((str(v) for k, v in metadata if k == request_context.REQUEST_ID_KEY), None)
+        identity = request_context.begin(offered, seconds)
+        self._span = tracing.begin(self._details.method, metadata)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=identity)
         # Trailing, since initial metadata would commit the call and end the client's retries.
         context.set_trailing_metadata(((request_context.REQUEST_ID_KEY, identity),))
-        return time.perf_counter()
 
-    async def _fail(self, error: BaseException, context: Context, started: float) -> None:
+    async def _fail(self, error: BaseException, context: Context) -> None:
         identity = request_context.request_id()
         match error:
             case grpc.aio.AbortError():
-                self._log(started, str(context.code()))
+                self._end(str(context.code()))
             case asyncio.CancelledError() | GeneratorExit():
-                self._log(started, "CANCELLED")
+                self._end("CANCELLED")
             case TimeoutError():
-                self._log(started, "DEADLINE_EXCEEDED")
+                self._end("DEADLINE_EXCEEDED")
                 late = errors.DeadlineExceeded("the time given for this request was not enough")
                 await context.abort_with_status(status.to_status(late, identity))
             case errors.ServiceError() if status.code_of(error) is not grpc.StatusCode.INTERNAL:
-                self._log(started, status.code_of(error).name, error=error.message)
+                self._end(status.code_of(error).name, error=error.message)
                 await context.abort_with_status(status.to_status(error, identity))
             case Exception():
-                log.exception("request failed", method=self._method)
+                log.exception("request failed", method=self._details.method)
+                self._end("INTERNAL")
                 await context.abort_with_status(status.internal(identity))
             case _:
                 pass
 
-    def _log(self, started: float, code: str, **more: str) -> None:
-        milliseconds = round((time.perf_counter() - started) * 1e3, 2)
-        log.info("request", method=self._method, code=code, ms=milliseconds, **more)
+    def _end(self, code: str, **more: str) -> None:
+        seconds = time.perf_counter() - self._started
+        self._metrics.ended(code, seconds)
+        tracing.end(self._span, code)
+        log.info("request", method=self._details.method, code=code, ms=round(seconds * 1e3, 2), **more)

@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.kit import logs
+from services.kit import logs, metrics, tracing
 from services.kit.channels import MAX_MESSAGE_BYTES
 from services.kit.interceptors import RequestInterceptor
 from services.kit.settings import ServiceSettings, load
@@ -106,6 +106,8 @@ async def _serve(name: str, settings: Settings, build: Build[Settings]) -> int:
     async with build(settings, host):
         try:
             port = await host.start(settings.listen)
+            if settings.metrics_listen:
+                metrics.listen(settings.metrics_listen)
         except OSError as error:
             sys.stderr.write(f"{name}: {error}\n")
             return 2
@@ -121,4 +123,9 @@ def run(name: str, kind: type[Settings], build: Build[Settings]) -> int:
     """Read the settings, run the service until SIGTERM or SIGINT, and return its exit status."""
     settings = load(kind, f"services.{name}", sys.argv[1:])
     logs.configure(name, settings.log_level, settings.log_format)
+    try:
+        tracing.configure(name)
+    except tracing.NotInstalled as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
     return asyncio.run(_serve(name, settings, build))

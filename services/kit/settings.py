@@ -19,6 +19,7 @@ class ServiceSettings(BaseSettings):
     listen: str = Field(description="host:port on which to serve gRPC")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = "json"
+    metrics_listen: str = Field("", description="host:port on which to serve Prometheus metrics; empty for none")
     drain_seconds: float = Field(20.0, ge=0, description="how long requests in flight may take to finish on SIGTERM")
     max_requests: int = Field(256, ge=1, description="unary requests at work at once; more are refused")
     request_timeout_seconds: float = Field(

@@ -10,7 +10,7 @@ from obstore.store import ObjectStore
 
 from diapason import artifacts
 from diapason.artifact.v1.manifest_pb2 import File, FileRole, Golden, Lineage, Manifest, Prompts
-from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER
+from services.trainer import wire
 from services.trainer.domain.model import Kind, PublishedVersion
 from services.trainer.process.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS
 
@@ -39,7 +39,7 @@ def publish(store: ObjectStore, candidate: Path, *, model: str, number: int, lin
         model=manifest.model,
         number=manifest.number,
         digest=artifacts.digest(content),
-        kind=Kind.ENCODER,
+        kind=wire.known_kind(manifest.kind),
         path=path,
         dimension=manifest.dimension,
         dimensions=tuple(manifest.dimensions),
@@ -83,13 +83,18 @@ def _describe(candidate: Path, model: str, number: int, lineage: Lineage) -> Man
         format=artifacts.FORMAT,
         model=model,
         number=number,
-        kind=MODEL_KIND_ENCODER,
+        kind=wire.kind(Kind(described["kind"])),
+        raw=described["raw"],
         dimension=described["dimension"],
         dimensions=described["dimensions"],
         max_tokens=described["max_tokens"],
         prompts=Prompts(**described["prompts"]),
         files=[_file(path, candidate) for path in paths if path.is_file()],
-        golden=Golden(texts=described["golden_texts"], vectors=base64.b64decode(described["golden_vectors"])),
+        golden=Golden(
+            texts=described["golden_texts"],
+            vectors=base64.b64decode(described["golden_vectors"]),
+            queries=described["golden_queries"],
+        ),
         lineage=lineage,
     )
 

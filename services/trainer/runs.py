@@ -21,7 +21,7 @@ from diapason.artifact.v1.manifest_pb2 import Lineage
 from services.kit.errors import ServiceError
 from services.trainer import artifacts
 from services.trainer.domain import data, gate
-from services.trainer.domain.model import PublishedVersion, RunKind, RunState, Stage, TrainingConfig
+from services.trainer.domain.model import Kind, PublishedVersion, RunKind, RunState, Stage, TrainingConfig
 from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
@@ -97,8 +97,10 @@ class Runner:
 
     def _import(self, run: RunRow, folder: Path) -> str:
         source, sizes = run.request["source"], run.request["dimensions"]
+        # Runs that were queued before there were rerankers do not say.
+        kind = run.request.get("kind", Kind.ENCODER.value)
         self._note(run, stage=Stage.EXPORT.value, message=f"importing {source}")
-        Spec(kind="import", source=source, dimensions=sizes).write(folder)
+        Spec(kind="import", source=source, model_kind=kind, dimensions=sizes).write(folder)
         self._job(run, folder)
         version = self._publish(run, folder, Lineage(source=source, run_id=run.id), lease="import")
         self._jobs.end(

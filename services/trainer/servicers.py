@@ -60,18 +60,18 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if not _NAME.fullmatch(request.name):
             rule = "use 1 to 63 lower-case letters, digits, '-' and '_', a letter or digit first"
             wrong.append(Violation("name", f"is {request.name!r}; {rule}"))
-        if request.kind == MODEL_KIND_RERANKER:
-            wrong.append(
-                Violation("kind", "is MODEL_KIND_RERANKER, which this release can't serve; say MODEL_KIND_ENCODER")
-            )
-        elif request.kind != MODEL_KIND_ENCODER:
-            wrong.append(Violation("kind", "is missing; say MODEL_KIND_ENCODER"))
+        if request.kind not in (MODEL_KIND_ENCODER, MODEL_KIND_RERANKER):
+            wrong.append(Violation("kind", "is missing; say MODEL_KIND_ENCODER or MODEL_KIND_RERANKER"))
+        if request.kind == MODEL_KIND_RERANKER and request.dimensions:
+            given = list(request.dimensions)
+            wrong.append(Violation("dimensions", f"is {given}; a reranker gives scores, not vectors: leave it empty"))
         if not request.source.strip():
             wrong.append(Violation("source", "is empty; give a folder, a hub id or package:NAME"))
         if wrong:
             raise InvalidArgument(*wrong)
-        job = {"source": request.source, "dimensions": list(request.dimensions)}
-        run = await asyncio.to_thread(self._jobs.register, request.name, Kind.ENCODER, request.source, job)
+        kind = wire.known_kind(request.kind)
+        job = {"source": request.source, "kind": kind.value, "dimensions": list(request.dimensions)}
+        run = await asyncio.to_thread(self._jobs.register, request.name, kind, request.source, job)
         await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id)
         return registry_pb2.RegisterModelResponse(run_id=run.id)
 
@@ -82,7 +82,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         models = [
             registry_pb2.Model(
                 name=row.name,
-                kind=MODEL_KIND_ENCODER,
+                kind=wire.kind(Kind(row.kind)),
                 created_time=wire.moment(row.created_at),
                 latest=wire.ref(newest) if newest else None,
             )
@@ -225,6 +225,13 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> rollout_pb2.StartRolloutResponse:
         """Begin to roll a published version out."""
         version = await asyncio.to_thread(_find_version, self._registry, request.version)
+        if version.kind is not Kind.ENCODER:
+            raise FailedPrecondition(
+                "NOT_AN_ENCODER",
+                request.collection,
+                f"version {version.number} of {version.model!r} is a {version.kind.value}; "
+                "a collection is served by an encoder, roll one out",
+            )
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
         serving = collection.route.encoder
         if serving.digest == version.digest:

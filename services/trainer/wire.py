@@ -5,11 +5,11 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, VersionRef
+from diapason.common.v1.version_pb2 import ModelKind, VersionRef
 from diapason.trainer.v1 import registry_pb2 as registry
 from diapason.trainer.v1 import rollout_pb2 as rollouts
 from diapason.trainer.v1 import training_pb2 as training
-from services.trainer.domain.model import PublishedVersion
+from services.trainer.domain.model import Kind, PublishedVersion
 from services.trainer.registry import Registry
 from services.trainer.tables import RolloutRow, RunRow
 
@@ -26,11 +26,21 @@ def ref(version: PublishedVersion) -> VersionRef:
     return VersionRef(model=version.model, number=version.number, digest=version.digest)
 
 
+def kind(known: Kind) -> ModelKind.ValueType:
+    """The contract's name for a kind."""
+    return ModelKind.Value(f"MODEL_KIND_{known.name}")
+
+
+def known_kind(given: ModelKind.ValueType) -> Kind:
+    """The kind that the contract names. Raises ``KeyError`` if it names none."""
+    return Kind[ModelKind.Name(given).removeprefix("MODEL_KIND_")]
+
+
 def version(published: PublishedVersion, at: datetime, leases: list[str]) -> registry.Version:
     """A version without what replicas say of it."""
     return registry.Version(
         ref=ref(published),
-        kind=MODEL_KIND_ENCODER,
+        kind=kind(published.kind),
         artifact_path=published.path,
         parent_digest=published.parent_digest,
         run_id=published.run_id,

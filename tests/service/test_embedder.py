@@ -53,8 +53,7 @@ def reference(tiny: Tiny, texts: list[str]) -> vectors.Matrix:
 async def test_vectors_are_those_of_sentence_transformers(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         found = await embed(running, version.digest, TEXTS)
         assert found.shape == (3, 32)
         assert (found * reference(tiny, TEXTS)).sum(axis=1).min() > 0.999
@@ -66,8 +65,7 @@ async def test_vectors_are_those_of_sentence_transformers(tiny: Tiny, tmp_path: 
 async def test_a_vector_does_not_depend_on_its_company(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         together = await embed(running, version.digest, [document(i) * (1 + i % 3) for i in range(20)])
         alone = [await embed(running, version.digest, [document(i) * (1 + i % 3)]) for i in range(20)]
         assert (together * np.concatenate(alone)).sum(axis=1).min() > 0.999
@@ -76,8 +74,7 @@ async def test_a_vector_does_not_depend_on_its_company(tiny: Tiny, tmp_path: Pat
 async def test_long_texts_are_truncated_and_flagged(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         answer = await running.stub.Embed(request(version.digest, ["tbaba", "tbaba " * 100]))
         assert list(answer.truncated) == [False, True]
         assert list(answer.token_counts) == [3, 64]
@@ -101,8 +98,7 @@ async def test_i10_bad_requests_name_the_field(
 ) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache", max_text_characters=100) as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         sent = pb.EmbedRequest()
         sent.CopyFrom(message)
         if sent.version.digest:
@@ -154,15 +150,15 @@ async def test_i4_the_old_version_serves_while_the_new_one_comes_and_until_it_is
 async def test_i4_a_version_in_use_is_not_unloaded(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         resident = running.residents.find("", 0, version.digest)
         with resident.usage.held():
             running.residents.want([])
             await running.until(version.digest, State.QUIESCING)
-            assert resident.batcher is not None
-            [answer] = await resident.batcher.embed([TEXTS[0]], bulk=False)
-            assert len(answer.vector) == 32 * 4
+            asked = request(version.digest, ["x"])
+            assert (await code_of(running, asked))[0] is grpc.StatusCode.FAILED_PRECONDITION
+            assert resident.worker is not None
+            assert resident.worker.resident_bytes() > 0
             assert resident.state is State.QUIESCING
         await running.until(version.digest, State.GONE)
 
@@ -188,8 +184,7 @@ async def test_a_kept_set_that_can_not_be_read_is_left_aside(tiny: Tiny, tmp_pat
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
         assert not running.residents.settled()
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         assert running.residents.settled()
 
 
@@ -219,7 +214,7 @@ async def test_i3_a_tampered_file_is_refused_and_the_old_version_keeps_serving(
         code, text = await code_of(running, request(new.digest, ["x"]))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert name in text
-    assert not (tmp_path / "cache" / new.digest).exists()
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"desired.json", old.digest}
 
 
 async def test_i3_a_manifest_that_points_outside_is_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -260,22 +255,61 @@ async def test_i3_a_cache_that_was_changed_is_fetched_again(tiny: Tiny, tmp_path
 async def test_a_restart_without_the_registry_serves_what_was_wanted_last(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
     async with embedding(tmp_path / "store", tmp_path / "cache") as again:
         await again.until(version.digest, State.READY)
         assert again.residents.settled()
         assert (await embed(again, version.digest, TEXTS)).shape == (3, 32)
 
 
+async def test_i10_the_cache_on_disk_is_bounded_and_keeps_what_is_in_use(
+    tiny: Tiny, other_tiny: Tiny, tmp_path: Path
+) -> None:
+    versions = [publish(tmp_path / "store", built.candidate, i + 1) for i, built in enumerate([tiny, other_tiny] * 2)]
+    size = sum(f.stat().st_size for f in (tmp_path / "store" / versions[0].path / "openvino").iterdir())
+    room = int(size * 2.6)  # with their tokenizers two fit, three do not
+    async with embedding(tmp_path / "store", tmp_path / "cache", cache_max_bytes=room) as running:
+        for version in versions[:3]:
+            await running.holding(version)
+            await running.until(version.digest, State.READY)
+        kept = {path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()}
+        assert kept == {versions[1].digest, versions[2].digest}
+        running.residents.want([desired(version) for version in versions[1:]])
+        reason = await running.until(versions[3].digest, State.FAILED)
+        assert "DIAPASON_CACHE_MAX_BYTES" in reason
+        assert (await embed(running, versions[1].digest, TEXTS)).shape == (3, 32)
+
+
+async def test_a_download_that_was_cut_off_leaves_nothing_behind(tiny: Tiny, tmp_path: Path) -> None:
+    version = publish(tmp_path / "store", tiny.candidate, 1)
+    left = tmp_path / "cache" / f"{'0' * 64}.partial"
+    left.mkdir(parents=True)
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        await running.holding(version)
+        assert not left.exists()
+
+
+async def test_i10_a_version_that_can_not_be_loaded_is_given_up_in_the_end(tiny: Tiny, tmp_path: Path) -> None:
+    version = publish(tmp_path / "store", tiny.candidate, 1)
+    (tmp_path / "store" / version.path / "tokenizer.json").unlink()
+    async with embedding(tmp_path / "store", tmp_path / "cache", load_attempts=1) as running:
+        running.residents.want([desired(version)])
+        await running.until(version.digest, State.FAILED)
+        [resident] = running.residents.all()
+        assert resident.failures == 1
+        assert resident.retry_at == float("inf")
+
+
 async def test_info_says_what_there_is(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     async with embedding(tmp_path / "store", tmp_path / "cache") as running:
-        running.residents.want([desired(version)])
-        await running.until(version.digest, State.READY)
+        await running.holding(version)
         info = await running.stub.GetInfo(pb.GetInfoRequest())
         [status] = info.versions
         assert (status.dimension, list(status.dimensions), status.max_tokens) == (32, [32, 16], 64)
         assert status.state == pb.VERSION_STATE_READY
+        assert status.resident_bytes > 10_000_000
         assert info.limits.max_texts == 256
+        assert info.limits.max_queued_tokens == 131_072
+        assert info.inference_threads >= 1
         assert info.runtime.startswith("openvino")

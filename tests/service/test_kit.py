@@ -38,6 +38,16 @@ class Scripted(rpc.EmbedderServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
         raise AssertionError("nobody asks for it")
 
+    async def Rerank(self, request: pb.RerankRequest, context: object) -> pb.RerankResponse:
+        raise AssertionError("nobody asks for it")
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: object
+    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+        await self._behaviour()
+        async for request in request_iterator:
+            yield pb.EmbedStreamResponse(dimensions=len(request.texts))
+
 
 @asynccontextmanager
 async def serving(behaviour: Behaviour, timeout: float = 30.0) -> AsyncIterator[tuple[Host, grpc.aio.Channel]]:

@@ -2,31 +2,38 @@
 
 import datetime
 import json
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from obstore.store import from_url
 
 from diapason import artifacts as contract
-from diapason.artifact.v1.manifest_pb2 import Lineage
-from diapason.common.v1.version_pb2 import VersionRef
+from diapason.artifact.v1.manifest_pb2 import Lineage, Manifest
+from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER, VersionRef
 from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STATE_LOADING, VERSION_STATE_READY
 from diapason.search.v1 import collection_pb2 as search
-from services.kit.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from diapason.trainer.v1 import registry_pb2
+from diapason.trainer.v1.rollout_pb2 import StartRolloutRequest
+from services.kit.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound
 from services.kit.sql import Database
 from services.trainer import artifacts
 from services.trainer.__main__ import MIGRATIONS
 from services.trainer.domain.model import Kind, PublishedVersion, RolloutState, RunState
 from services.trainer.jobs import MAX_ATTEMPTS, Jobs, LostJob, worn_out
 from services.trainer.pacing import Shutdown
+from services.trainer.process.spec import Spec
 from services.trainer.registry import Registry
 from services.trainer.rollouts import Roller
+from services.trainer.runs import Runner
+from services.trainer.servicers import RegistryServicer, RolloutServicer
 from services.trainer.tables import LeaseRow, RolloutRow, RunRow
-from tests.conftest import Tiny
+from tests.conftest import Relative, Tiny
 from tests.support.embedding import publish
 
 
@@ -383,3 +390,90 @@ def test_i3_no_pickles_are_published(tiny: Tiny, tmp_path: Path) -> None:
     endings = {Path(file.path).suffix for file in manifest.files}
     assert endings <= {".json", ".xml", ".bin", ".safetensors", ".txt"}
     assert [f.path for f in manifest.files if f.path.endswith(".bin")] == ["openvino/model.bin"]
+
+
+def manifest_of(store_folder: Path, published: PublishedVersion) -> Manifest:
+    return contract.decode((store_folder / published.path / contract.MANIFEST_NAME).read_bytes())
+
+
+def test_the_manifest_says_whether_vectors_are_left_as_they_come(family: dict[str, Relative], tmp_path: Path) -> None:
+    raw = publish(tmp_path, family["bert-mean-raw"].candidate, 1)
+    assert (raw.kind, manifest_of(tmp_path, raw).raw) == (Kind.ENCODER, True)
+    scaled = publish(tmp_path, family["bert-mean"].candidate, 2)
+    assert (scaled.kind, manifest_of(tmp_path, scaled).raw) == (Kind.ENCODER, False)
+
+
+def test_a_reranker_is_published_as_one(family: dict[str, Relative], tmp_path: Path) -> None:
+    published = publish(tmp_path, family["bert-reranker"].candidate, 1)
+    assert (published.kind, published.dimension, published.dimensions) == (Kind.RERANKER, 0, ())
+    manifest = manifest_of(tmp_path, published)
+    assert manifest.kind == MODEL_KIND_RERANKER
+    assert len(manifest.golden.queries) == len(manifest.golden.texts) == len(manifest.golden.vectors) / 4 == 5
+
+
+@pytest.mark.parametrize(
+    ("request_of", "name"),
+    [({"kind": "reranker"}, "bert-reranker"), ({"kind": "encoder"}, "bert-mean"), ({}, "bert-mean")],
+)
+def test_an_import_brings_the_kind_that_was_asked_for(
+    store: Store, family: dict[str, Relative], tmp_path: Path, request_of: dict[str, Any], name: str
+) -> None:
+    class Prepared(Runner):
+        """Has the job's work done beforehand."""
+
+        def _job(self, run: RunRow, folder: Path) -> None:
+            specs.append(Spec.read(folder))
+            shutil.copytree(family[name].candidate, folder / "candidate")
+
+    specs: list[Spec] = []
+    (tmp_path / "objects").mkdir()
+    objects = from_url((tmp_path / "objects").as_uri())
+    kind = Kind(request_of.get("kind", "encoder"))
+    run = store.jobs.register("new", kind, "somewhere", {"source": "somewhere", "dimensions": [], **request_of})
+    Prepared(store.jobs, store.registry, objects, None, tmp_path, Shutdown()).execute(run.id)  # type: ignore[arg-type]
+    assert [spec.model_kind for spec in specs] == [kind.value]
+    assert store.registry.version(model="new", number=1).kind is kind
+
+
+class Deaf:
+    """A broker that does not answer."""
+
+    def nudge(self, task: str, job_id: str) -> bool:
+        return False
+
+
+async def test_a_reranker_is_registered_and_listed_as_one(store: Store) -> None:
+    servicer = RegistryServicer(store.jobs, store.registry, Deaf())  # type: ignore[arg-type]
+    asked = registry_pb2.RegisterModelRequest(name="judge", kind=MODEL_KIND_RERANKER, source="somewhere")
+    answer = await servicer.RegisterModel(asked, None)  # type: ignore[arg-type]
+    request = store.jobs.get(RunRow, answer.run_id).request
+    assert request == {"source": "somewhere", "kind": "reranker", "dimensions": []}
+    listed = await servicer.ListModels(registry_pb2.ListModelsRequest(), None)  # type: ignore[arg-type]
+    kinds = {model.name: model.kind for model in listed.models}
+    assert kinds == {"tiny": MODEL_KIND_ENCODER, "judge": MODEL_KIND_RERANKER}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(MODEL_KIND_RERANKER, "dimensions"), (0, "kind"), (9, "kind")], ids=["sizes", "none", "unknown"]
+)
+async def test_a_model_of_no_kind_or_a_reranker_with_sizes_is_refused(store: Store, kind: Any, field: str) -> None:
+    servicer = RegistryServicer(store.jobs, store.registry, Deaf())  # type: ignore[arg-type]
+    asked = registry_pb2.RegisterModelRequest(name="judge", kind=kind, source="somewhere", dimensions=[16])
+    with pytest.raises(InvalidArgument) as refusal:
+        await servicer.RegisterModel(asked, None)  # type: ignore[arg-type]
+    assert [violation.field for violation in refusal.value.violations] == [field]
+
+
+async def test_a_reranker_does_not_become_a_collections_encoder(store: Store) -> None:
+    reranker = replace(NEW, digest="9" * 64, number=9, kind=Kind.RERANKER, dimension=0, dimensions=())
+    store.registry.publish(reranker, "import")
+    versions = await RegistryServicer(store.jobs, store.registry, Deaf()).ListVersions(  # type: ignore[arg-type]
+        registry_pb2.ListVersionsRequest(model="tiny"),
+        None,  # type: ignore[arg-type]
+    )
+    assert versions.versions[0].kind == MODEL_KIND_RERANKER
+    servicer = RolloutServicer(store.jobs, store.registry, Deaf(), ScriptedSearch())  # type: ignore[arg-type]
+    asked = StartRolloutRequest(collection="films", version=VersionRef(digest=reranker.digest))
+    with pytest.raises(FailedPrecondition, match="is a reranker"):
+        await servicer.StartRollout(asked, None)  # type: ignore[arg-type]
+    assert leases(store) == {(OLD.digest, "import"), (reranker.digest, "import")}

@@ -11,10 +11,9 @@ from obstore.store import from_url
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from diapason.embedder.v1 import embedder_pb2_grpc as rpc
-from services.embedder.__main__ import NAME
+from services.embedder.__main__ import NAME, assemble
 from services.embedder.domain.versions import State
 from services.embedder.residents import Desired, Residents
-from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from services.kit.server import Host
 from services.trainer import artifacts
@@ -46,6 +45,12 @@ class Embedding:
     def stub(self) -> "rpc.EmbedderServiceAsyncStub":
         return rpc.EmbedderServiceStub(self.channel)
 
+    async def holding(self, *versions: PublishedVersion) -> None:
+        """Have it hold exactly these, ready."""
+        self.residents.want([desired(version) for version in versions])
+        for version in versions:
+            await self.until(version.digest, State.READY)
+
     async def until(self, digest: str, state: State) -> str:
         """Wait until a version is in a state; returns its reason."""
         async with asyncio.timeout(30):
@@ -58,18 +63,26 @@ class Embedding:
                 await asyncio.sleep(0.01)
 
 
+def _settings(store_folder: Path, cache: Path, more: dict[str, object]) -> EmbedderSettings:
+    store_folder.mkdir(exist_ok=True)
+    given = {"listen": "127.0.0.1:0", "artifacts_url": store_folder.as_uri(), "cache_dir": cache, **more}
+    return EmbedderSettings.model_validate(given)
+
+
 @asynccontextmanager
-async def embedding(store_folder: Path, cache: Path, **more: int) -> AsyncIterator[Embedding]:
+async def embedding(store_folder: Path, cache: Path, **more: object) -> AsyncIterator[Embedding]:
     """Run an embedder for the time of the block."""
-    settings = EmbedderSettings.model_validate(
-        {"listen": "127.0.0.1:0", "artifacts_url": store_folder.as_uri(), "cache_dir": cache, **more}
-    )
-    residents = Residents(from_url(settings.artifacts_url), cache, 1, settings.max_queued_texts)
+    settings = _settings(store_folder, cache, more)
+    parts = assemble(settings, "here")
     host = Host(settings)
-    host.serve(NAME, rpc.add_EmbedderServiceServicer_to_server, EmbedderServicer(residents, settings, "here"))
-    host.background("residents", residents.run)
+    host.serve(NAME, rpc.add_EmbedderServiceServicer_to_server, parts.servicer)
+    host.background("residents", parts.residents.run)
     port = await host.start(settings.listen)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Embedding(residents, channel, settings)
-    assert await host.stop(5), "background work failed"
-    await residents.close()
+    await host.set_ready(True)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Embedding(parts.residents, channel, settings)
+    finally:
+        clean = await host.stop(5)
+        await parts.residents.close()
+    assert clean, "background work failed"

@@ -1,5 +1,7 @@
 """The life of a version, and the policy over all of them."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from services.embedder.domain.versions import (
     IllegalTransition,
     Load,
+    Preserving,
     Snapshot,
     State,
     Unload,
@@ -40,9 +43,25 @@ def test_i4_a_ready_version_quiesces_before_it_is_gone() -> None:
         step(State.READY, State.GONE)
 
 
+@given(st.lists(DIGESTS), SNAPSHOTS, st.sampled_from(Preserving))
+def test_i4_a_desired_version_is_never_let_go(desired: list[str], held: list[Snapshot], preserving: Preserving) -> None:
+    assert not {a.digest for a in next_actions(desired, held, preserving) if isinstance(a, Unload)} & set(desired)
+
+
 @given(st.lists(DIGESTS), SNAPSHOTS)
-def test_i4_a_desired_version_is_never_let_go(desired: list[str], held: list[Snapshot]) -> None:
-    assert not {a.digest for a in next_actions(desired, held) if isinstance(a, Unload)} & set(desired)
+def test_where_memory_is_to_be_preserved_nothing_is_loaded_before_the_rest_has_left(
+    desired: list[str], held: list[Snapshot]
+) -> None:
+    staying = {s.digest for s in held if s.state is State.READY and s.digest not in desired}
+    actions = next_actions(desired, held, Preserving.RESOURCES)
+    assert not staying or not any(isinstance(action, Load) for action in actions)
+
+
+def test_a_ready_version_whose_process_is_lost_loads_again() -> None:
+    state = State.READY
+    for following in (State.LOADING, State.WARMING, State.READY):
+        state = step(state, following)
+    assert state is State.READY
 
 
 @given(st.lists(DIGESTS, min_size=1), SNAPSHOTS)
@@ -61,11 +80,11 @@ def test_one_load_at_a_time(desired: list[str], held: list[Snapshot]) -> None:
     assert {load.digest for load in loads} <= set(desired)
 
 
-@given(st.lists(DIGESTS))
-def test_repeating_the_policy_reaches_the_desired_set(desired: list[str]) -> None:
+@given(st.lists(DIGESTS), st.sampled_from(Preserving))
+def test_repeating_the_policy_reaches_the_desired_set(desired: list[str], preserving: Preserving) -> None:
     held = {"x": State.READY, "a": State.FAILED}
     for _ in range(20):
-        for action in next_actions(desired, [Snapshot(d, s) for d, s in held.items()]):
+        for action in next_actions(desired, [Snapshot(d, s) for d, s in held.items()], preserving):
             if isinstance(action, Load):
                 held[action.digest] = State.READY
             else:
@@ -73,6 +92,15 @@ def test_repeating_the_policy_reaches_the_desired_set(desired: list[str]) -> Non
     assert set(held) == set(desired)
 
 
-@given(st.integers(1, 10_000))
+@given(st.integers(1, 8))
 def test_backoff_grows_to_a_bound(failures: int) -> None:
     assert 0 < backoff(failures) <= backoff(failures + 1) <= 300
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_i10_tries_to_load_are_bounded(failures: int, attempts: int) -> None:
+    assert math.isinf(backoff(failures, attempts=attempts)) == (failures >= attempts)
+
+
+def test_i10_what_was_given_up_is_not_tried_again() -> None:
+    assert next_actions(["a"], [Snapshot("a", State.FAILED, math.inf)]) == []

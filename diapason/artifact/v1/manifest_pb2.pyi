@@ -63,6 +63,7 @@ class Manifest(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     GOLDEN_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Layout of the artifact; readers refuse what they do not know. Now 1."""
     model: _builtins.str
@@ -72,6 +73,8 @@ class Manifest(_message.Message):
     """Length of a full vector (encoders)."""
     max_tokens: _builtins.int
     """Longer texts are truncated to this many tokens, special tokens included."""
+    raw: _builtins.bool
+    """The model itself does not scale its vectors to unit length, and neither may who serves it."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sizes at which vectors may be used, the full one included, descending."""
@@ -100,10 +103,11 @@ class Manifest(_message.Message):
         files: _abc.Iterable[Global___File] | None = ...,
         golden: Global___Golden | None = ...,
         lineage: Global___Lineage | None = ...,
+        raw: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "lineage", b"lineage", "prompts", b"prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "dimensions", b"dimensions", "files", b"files", "format", b"format", "golden", b"golden", "kind", b"kind", "lineage", b"lineage", "max_tokens", b"max_tokens", "model", b"model", "number", b"number", "prompts", b"prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "dimensions", b"dimensions", "files", b"files", "format", b"format", "golden", b"golden", "kind", b"kind", "lineage", b"lineage", "max_tokens", b"max_tokens", "model", b"model", "number", b"number", "prompts", b"prompts", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,25 +167,31 @@ Global___File: _TypeAlias = File  # noqa: Y015
 
 @_typing.final
 class Golden(_message.Message):
-    """Texts and the vectors that a correct load must reproduce."""
+    """Texts and the vectors (encoders) or scores (rerankers) that a correct load must reproduce."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXTS_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
     vectors: _builtins.bytes
-    """Little-endian float32, one row of `dimension` per text, computed in float32."""
+    """Little-endian float32, computed in float32: one row of `dimension` per text, or one score."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rerankers: the query of each text."""
+
     def __init__(
         self,
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         vectors: _builtins.bytes = ...,
+        queries: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries", "texts", b"texts", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,33 +26,45 @@ from diapason.common.v1 import version_pb2 as diapason_dot_common_dot_v1_dot_ver
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/embedder/v1/embedder.proto\x12\x14\x64iapason.embedder.v1\x1a diapason/common/v1/version.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb6\x01\n\x0c\x45mbedRequest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.diapason.embedder.v1.Role\x12(\n\x04lane\x18\x04 \x01(\x0e\x32\x1a.diapason.embedder.v1.Lane\x12\x12\n\ndimensions\x18\x05 \x01(\r\"\xbe\x01\n\rEmbedResponse\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12\x14\n\x0ctoken_counts\x18\x04 \x03(\r\x12\x11\n\ttruncated\x18\x05 \x03(\x08\x12.\n\x07timings\x18\x06 \x01(\x0b\x32\x1d.diapason.embedder.v1.Timings\"a\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x10\n\x0eGetInfoRequest\"\xab\x01\n\x0fGetInfoResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12,\n\x06limits\x18\x04 \x01(\x0b\x32\x1c.diapason.embedder.v1.Limits\x12\x35\n\x08versions\x18\x05 \x03(\x0b\x32#.diapason.embedder.v1.VersionStatus\"R\n\x06Limits\x12\x11\n\tmax_texts\x18\x01 \x01(\r\x12\x1b\n\x13max_text_characters\x18\x02 \x01(\r\x12\x18\n\x10max_queued_texts\x18\x03 \x01(\r\"\xeb\x01\n\rVersionStatus\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".diapason.embedder.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.diapason.common.v1.ModelKind\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x12\n\ndimensions\x18\x06 \x03(\r\x12\x12\n\nmax_tokens\x18\x07 \x01(\r*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_QUERY\x10\x01\x12\x11\n\rROLE_DOCUMENT\x10\x02*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02*\x9e\x02\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_STATE_WANTED\x10\x01\x12\x1a\n\x16VERSION_STATE_FETCHING\x10\x02\x12\x1b\n\x17VERSION_STATE_VERIFYING\x10\x03\x12\x19\n\x15VERSION_STATE_LOADING\x10\x04\x12\x19\n\x15VERSION_STATE_WARMING\x10\x05\x12\x17\n\x13VERSION_STATE_READY\x10\x06\x12\x1b\n\x17VERSION_STATE_QUIESCING\x10\x07\x12\x16\n\x12VERSION_STATE_GONE\x10\x08\x12\x18\n\x14VERSION_STATE_FAILED\x10\t2\xbb\x01\n\x0f\x45mbedderService\x12P\n\x05\x45mbed\x12\".diapason.embedder.v1.EmbedRequest\x1a#.diapason.embedder.v1.EmbedResponse\x12V\n\x07GetInfo\x12$.diapason.embedder.v1.GetInfoRequest\x1a%.diapason.embedder.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/embedder/v1/embedder.proto\x12\x14\x64iapason.embedder.v1\x1a diapason/common/v1/version.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb6\x01\n\x0c\x45mbedRequest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x04role\x18\x03 \x01(\x0e\x32\x1a.diapason.embedder.v1.Role\x12(\n\x04lane\x18\x04 \x01(\x0e\x32\x1a.diapason.embedder.v1.Lane\x12\x12\n\ndimensions\x18\x05 \x01(\r\"\xbe\x01\n\rEmbedResponse\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12\x14\n\x0ctoken_counts\x18\x04 \x03(\r\x12\x11\n\ttruncated\x18\x05 \x03(\x08\x12.\n\x07timings\x18\x06 \x01(\x0b\x32\x1d.diapason.embedder.v1.Timings\"\\\n\x12\x45mbedStreamRequest\x12\x37\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\'.diapason.embedder.v1.EmbedStreamConfig\x12\r\n\x05texts\x18\x02 \x03(\t\"\xac\x01\n\x11\x45mbedStreamConfig\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12(\n\x04role\x18\x02 \x01(\x0e\x32\x1a.diapason.embedder.v1.Role\x12(\n\x04lane\x18\x03 \x01(\x0e\x32\x1a.diapason.embedder.v1.Lane\x12\x12\n\ndimensions\x18\x04 \x01(\r\"\xf9\x01\n\x13\x45mbedStreamResponse\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\x0f\n\x07vectors\x18\x03 \x01(\x0c\x12\x14\n\x0ctoken_counts\x18\x04 \x03(\r\x12\x11\n\ttruncated\x18\x05 \x03(\x08\x12\x33\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32!.diapason.embedder.v1.TextFailure\x12.\n\x07timings\x18\x07 \x01(\x0b\x32\x1d.diapason.embedder.v1.Timings\";\n\x0bTextFailure\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x88\x01\n\rRerankRequest\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12(\n\x04lane\x18\x04 \x01(\x0e\x32\x1a.diapason.embedder.v1.Lane\"\xaa\x01\n\x0eRerankResponse\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\x12\x11\n\ttruncated\x18\x04 \x03(\x08\x12.\n\x07timings\x18\x05 \x01(\x0b\x32\x1d.diapason.embedder.v1.Timings\"\x92\x01\n\x07Timings\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0ctokenization\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x10\n\x0eGetInfoRequest\"\xc6\x01\n\x0fGetInfoResponse\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12,\n\x06limits\x18\x04 \x01(\x0b\x32\x1c.diapason.embedder.v1.Limits\x12\x35\n\x08versions\x18\x05 \x03(\x0b\x32#.diapason.embedder.v1.VersionStatus\x12\x19\n\x11inference_threads\x18\x06 \x01(\r\"m\n\x06Limits\x12\x11\n\tmax_texts\x18\x01 \x01(\r\x12\x1b\n\x13max_text_characters\x18\x02 \x01(\r\x12\x18\n\x10max_queued_texts\x18\x03 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x04 \x01(\r\"\x90\x02\n\rVersionStatus\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".diapason.embedder.v1.VersionState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.diapason.common.v1.ModelKind\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x12\n\ndimensions\x18\x06 \x03(\r\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12\x0b\n\x03raw\x18\x08 \x01(\x08\x12\x16\n\x0eresident_bytes\x18\t \x01(\x04*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_QUERY\x10\x01\x12\x11\n\rROLE_DOCUMENT\x10\x02*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02*\x9e\x02\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_STATE_WANTED\x10\x01\x12\x1a\n\x16VERSION_STATE_FETCHING\x10\x02\x12\x1b\n\x17VERSION_STATE_VERIFYING\x10\x03\x12\x19\n\x15VERSION_STATE_LOADING\x10\x04\x12\x19\n\x15VERSION_STATE_WARMING\x10\x05\x12\x17\n\x13VERSION_STATE_READY\x10\x06\x12\x1b\n\x17VERSION_STATE_QUIESCING\x10\x07\x12\x16\n\x12VERSION_STATE_GONE\x10\x08\x12\x18\n\x14VERSION_STATE_FAILED\x10\t2\xf8\x02\n\x0f\x45mbedderService\x12P\n\x05\x45mbed\x12\".diapason.embedder.v1.EmbedRequest\x1a#.diapason.embedder.v1.EmbedResponse\x12\x66\n\x0b\x45mbedStream\x12(.diapason.embedder.v1.EmbedStreamRequest\x1a).diapason.embedder.v1.EmbedStreamResponse(\x01\x30\x01\x12S\n\x06Rerank\x12#.diapason.embedder.v1.RerankRequest\x1a$.diapason.embedder.v1.RerankResponse\x12V\n\x07GetInfo\x12$.diapason.embedder.v1.GetInfoRequest\x1a%.diapason.embedder.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.embedder.v1.embedder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1118
-  _globals['_ROLE']._serialized_end=1181
-  _globals['_LANE']._serialized_start=1183
-  _globals['_LANE']._serialized_end=1248
-  _globals['_VERSIONSTATE']._serialized_start=1251
-  _globals['_VERSIONSTATE']._serialized_end=1537
+  _globals['_ROLE']._serialized_start=2153
+  _globals['_ROLE']._serialized_end=2216
+  _globals['_LANE']._serialized_start=2218
+  _globals['_LANE']._serialized_end=2283
+  _globals['_VERSIONSTATE']._serialized_start=2286
+  _globals['_VERSIONSTATE']._serialized_end=2572
   _globals['_EMBEDREQUEST']._serialized_start=128
   _globals['_EMBEDREQUEST']._serialized_end=310
   _globals['_EMBEDRESPONSE']._serialized_start=313
   _globals['_EMBEDRESPONSE']._serialized_end=503
-  _globals['_TIMINGS']._serialized_start=505
-  _globals['_TIMINGS']._serialized_end=602
-  _globals['_GETINFOREQUEST']._serialized_start=604
-  _globals['_GETINFOREQUEST']._serialized_end=620
-  _globals['_GETINFORESPONSE']._serialized_start=623
-  _globals['_GETINFORESPONSE']._serialized_end=794
-  _globals['_LIMITS']._serialized_start=796
-  _globals['_LIMITS']._serialized_end=878
-  _globals['_VERSIONSTATUS']._serialized_start=881
-  _globals['_VERSIONSTATUS']._serialized_end=1116
-  _globals['_EMBEDDERSERVICE']._serialized_start=1540
-  _globals['_EMBEDDERSERVICE']._serialized_end=1727
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=505
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=597
+  _globals['_EMBEDSTREAMCONFIG']._serialized_start=600
+  _globals['_EMBEDSTREAMCONFIG']._serialized_end=772
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=775
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1024
+  _globals['_TEXTFAILURE']._serialized_start=1026
+  _globals['_TEXTFAILURE']._serialized_end=1085
+  _globals['_RERANKREQUEST']._serialized_start=1088
+  _globals['_RERANKREQUEST']._serialized_end=1224
+  _globals['_RERANKRESPONSE']._serialized_start=1227
+  _globals['_RERANKRESPONSE']._serialized_end=1397
+  _globals['_TIMINGS']._serialized_start=1400
+  _globals['_TIMINGS']._serialized_end=1546
+  _globals['_GETINFOREQUEST']._serialized_start=1548
+  _globals['_GETINFOREQUEST']._serialized_end=1564
+  _globals['_GETINFORESPONSE']._serialized_start=1567
+  _globals['_GETINFORESPONSE']._serialized_end=1765
+  _globals['_LIMITS']._serialized_start=1767
+  _globals['_LIMITS']._serialized_end=1876
+  _globals['_VERSIONSTATUS']._serialized_start=1879
+  _globals['_VERSIONSTATUS']._serialized_end=2151
+  _globals['_EMBEDDERSERVICE']._serialized_start=2575
+  _globals['_EMBEDDERSERVICE']._serialized_end=2951
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,16 @@ class EmbedderServiceStub:
                 request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.EmbedStream = channel.stream_stream(
+                '/diapason.embedder.v1.EmbedderService/EmbedStream',
+                request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
+                response_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
+                _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/diapason.embedder.v1.EmbedderService/Rerank',
+                request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.SerializeToString,
+                response_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/diapason.embedder.v1.EmbedderService/GetInfo',
                 request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.GetInfoRequest.SerializeToString,
@@ -52,6 +62,22 @@ class EmbedderServiceServicer:
     def Embed(self, request, context):
         """Embeds a batch of texts. NOT_FOUND: the version is not resident here.
         RESOURCE_EXHAUSTED with RetryInfo: the queue is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedStream(self, request_iterator, context):
+        """The bulk path: one response for each request message, in their order. The server reads ahead
+        only as far as it has room, so a sender is slowed down rather than refused. A text that can't be
+        embedded is named in its message's `failures`; the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Scores each text for one query with a reranker version. Errors as for Embed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +97,16 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRequest.FromString,
                     response_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedResponse.SerializeToString,
+            ),
+            'EmbedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EmbedStream,
+                    request_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.FromString,
+                    response_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.FromString,
+                    response_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -105,6 +141,60 @@ class EmbedderService:
             '/diapason.embedder.v1.EmbedderService/Embed',
             diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedRequest.SerializeToString,
             diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/diapason.embedder.v1.EmbedderService/EmbedStream',
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamRequest.SerializeToString,
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.EmbedStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.embedder.v1.EmbedderService/Rerank',
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.SerializeToString,
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.FromString,
             options,
             channel_credentials,
             insecure,

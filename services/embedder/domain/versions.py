@@ -1,13 +1,15 @@
 """The life of one version in one replica, and what to do next about all of them.
 
     WANTED → FETCHING → VERIFYING → LOADING → WARMING → READY → QUIESCING → GONE
-       ▲         └──────────┴──────────┴─────────┴──▶ FAILED
-       └───────────────── after a pause ────────────────┘
+       ▲         └──────────┴─────────┬┴─▲───────┴──────┐│
+       │                              │  └─ process lost ─┘
+       └──── after a pause ──── FAILED ◀┘
 
 Names and rules follow TensorFlow Serving's manager: a version is reported ready only once it
 serves, and reported as leaving before it stops.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -33,7 +35,7 @@ _NEXT: Mapping[State, frozenset[State]] = {
     State.VERIFYING: frozenset({State.LOADING, State.FAILED}),
     State.LOADING: frozenset({State.WARMING, State.FAILED}),
     State.WARMING: frozenset({State.READY, State.FAILED}),
-    State.READY: frozenset({State.QUIESCING}),
+    State.READY: frozenset({State.QUIESCING, State.LOADING}),
     State.QUIESCING: frozenset({State.GONE}),
     State.FAILED: frozenset({State.WANTED, State.GONE}),
     State.GONE: frozenset(),
@@ -51,9 +53,16 @@ def step(current: State, following: State) -> State:
     return following
 
 
+class Preserving(Enum):
+    """What a change of versions must not cost: the ability to serve, or memory."""
+
+    AVAILABILITY = "availability"
+    RESOURCES = "resources"
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """One version as the policy sees it. ``retry_in`` is seconds, for a failed one."""
+    """One version as the policy sees it. ``retry_in`` is seconds, for a failed one; infinite if given up."""
 
     digest: str
     state: State
@@ -77,27 +86,37 @@ class Unload:
 Action = Load | Unload
 
 
-def next_actions(desired: Iterable[str], held: Iterable[Snapshot]) -> list[Action]:
-    """What brings the replica closer to the desired set, keeping it able to serve (I4).
+def next_actions(
+    desired: Iterable[str], held: Iterable[Snapshot], preserving: Preserving = Preserving.AVAILABILITY
+) -> list[Action]:
+    """What brings the replica closer to the desired set.
 
-    Loads come first, one at a time, since each takes cores and memory from those that serve.
-    A version is let go only when it is not desired and nothing desired is still on its way.
+    Loads are one at a time, since each takes cores and memory from those that serve. What is
+    desired is never let go (I4). The rest leaves once nothing desired is on its way any more;
+    or first, before anything is loaded, if memory is to be preserved.
     """
     wanted = list(dict.fromkeys(desired))
     by_digest = {snapshot.digest: snapshot for snapshot in held}
     busy = {State.FETCHING, State.VERIFYING, State.LOADING, State.WARMING}
     if any(snapshot.state in busy for snapshot in by_digest.values()):
         return []
+    leaving = (State.READY, State.FAILED, State.WANTED)
+    unloads: list[Action] = [
+        Unload(s.digest) for s in by_digest.values() if s.digest not in wanted and s.state in leaving
+    ]
+    if unloads and preserving is Preserving.RESOURCES:
+        return unloads
     for digest in wanted:
         found = by_digest.get(digest)
         if found is None or found.state is State.WANTED:
             return [Load(digest)]
         if found.state is State.FAILED and found.retry_in <= 0:
             return [Load(digest)]
-    leaving = (State.READY, State.FAILED, State.WANTED)
-    return [Unload(s.digest) for s in by_digest.values() if s.digest not in wanted and s.state in leaving]
+    return unloads
 
 
-def backoff(failures: int, base: float = 2.0, most: float = 300.0) -> float:
-    """Seconds before the next try after so many failures in a row: doubling, capped."""
+def backoff(failures: int, base: float = 2.0, most: float = 300.0, attempts: int = 10) -> float:
+    """Seconds before the next try after so many failures in a row: doubling, capped; in the end infinite."""
+    if failures >= attempts:
+        return math.inf
     return min(most, base * 2.0 ** min(failures - 1, 30))

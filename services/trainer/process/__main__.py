@@ -13,13 +13,15 @@ _LOOK_SECONDS = 0.5
 
 def main(folder: Path) -> None:
     """Do what the folder's spec says."""
+    from services.trainer.domain.model import Kind
     from services.trainer.process import evaluating, exporting, loading, training
     from services.trainer.process.spec import CANDIDATE, RESULT, Spec, say, write_json
 
     spec = Spec.read(folder)
     if spec.kind == "import":
         say(stage="export", progress=0.1, message=f"loading {spec.source}")
-        exporting.export(loading.load(spec.source), spec.dimensions, folder / CANDIDATE)
+        imported = loading.load(spec.source, Kind(spec.model_kind))
+        exporting.export(imported, spec.dimensions, folder / CANDIDATE)
         write_json(folder / RESULT, {})
         return
     say(stage="train", progress=0.0, message="loading the base")

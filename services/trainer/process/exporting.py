@@ -1,16 +1,18 @@
-"""From a sentence-transformers model to what is published: weights, OpenVINO IR, tokenizer, description."""
+"""From a loaded model to what is published: weights, OpenVINO IR, tokenizer, description."""
 
 import base64
-import logging
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import openvino as ov
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dropout, Normalize
+from tokenizers import Tokenizer
 
 from diapason import vectors
+from services.trainer.domain.model import Kind
+from services.trainer.process.graph import write_ir
 from services.trainer.process.spec import DESCRIPTION, IR, TOKENIZER, WEIGHTS, JobError, write_json
 
 # Of different lengths and kinds, so that a wrong pooling, padding or tokenizer shows.
@@ -22,62 +24,116 @@ GOLDEN_TEXTS = (
     "Two brothers inherit a failing hotel by the sea. One wants to sell, the other to rebuild it, and the "
     "guests who stay through the winter take sides until a storm decides for them.",
 )
+# Query and text; the long side is now one, now the other.
+GOLDEN_PAIRS = (
+    ("storm", "A storm."),
+    ("who looks after the lighthouse", "A lighthouse keeper finds a message in a bottle."),
+    ("¿Quién tiene la llave?", "Zwei Schlüssel, 50 € & keine Tür — wer öffnet?"),
+    ("a quiet film about brothers who can't agree what to do with the hotel their parents left them", "Hotel"),
+    (
+        "heist gone wrong",
+        "A retired safe-breaker is talked into one last job by his daughter. The vault turns out to be empty, the "
+        "guard is an old friend, and the way back leads through a wedding to which neither of them was invited.",
+    ),
+)
+# For a model that knows no limit of its own.
+_MAX_TOKENS = 512
+_NO_LIMIT = 1_000_000
+
+_VECTOR = "sentence_embedding"
 
 
-class _Pipeline(torch.nn.Module):
-    """The whole model from token ids to unit-length vectors, as one graph."""
+def export(model: SentenceTransformer | CrossEncoder, dimensions: list[int], folder: Path) -> None:
+    """Write everything that will be published into ``folder``. Raises ``JobError``.
 
-    def __init__(self, model: SentenceTransformer, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self._modules_in_order = torch.nn.ModuleList(model)
-        self._names = names
+    ``dimensions`` are an encoder's sizes besides the full one.
+    """
+    model.eval()
+    tokenizer = _tokenizer(model.tokenizer)
+    described = _encoder(model, dimensions) if isinstance(model, SentenceTransformer) else _reranker(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder / WEIGHTS), safe_serialization=True, create_model_card=False)
+    tokenizer.save(str(folder / TOKENIZER))
+    write_ir(model, folder / IR)
+    write_json(folder / DESCRIPTION, described)
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        features = dict(zip(self._names, inputs, strict=True))
-        for module in self._modules_in_order:
-            features = module(features)
-        return torch.nn.functional.normalize(features["sentence_embedding"].float(), p=2, dim=1)
 
-
-def export(model: SentenceTransformer, dimensions: list[int], folder: Path) -> None:
-    """Write everything that will be published into ``folder``. Raises ``JobError``."""
+def _encoder(model: SentenceTransformer, dimensions: list[int]) -> dict[str, Any]:
     dimension = int(model.get_embedding_dimension() or 0)
     wrong = [size for size in dimensions if not 0 < size < dimension]
     if wrong:
         raise JobError(f"sizes {wrong} are not below the model's full size, {dimension}")
-    if not getattr(model.tokenizer, "is_fast", False):
+    # A default prompt would be put before the texts; who serves the model puts none before golden ones.
+    golden = model.encode(list(GOLDEN_TEXTS), prompt="", show_progress_bar=False)
+    return {
+        "kind": Kind.ENCODER.value,
+        "raw": _is_raw(model),
+        "dimension": dimension,
+        "dimensions": sorted({dimension, *dimensions}, reverse=True),
+        "max_tokens": _max_tokens(model),
+        "prompts": {role: model.prompts.get(role) or "" for role in ("query", "document")},
+        "golden_queries": [],
+        "golden_texts": list(GOLDEN_TEXTS),
+        "golden_vectors": _encoded(golden),
+    }
+
+
+def _reranker(model: CrossEncoder) -> dict[str, Any]:
+    return {
+        "kind": Kind.RERANKER.value,
+        "raw": False,
+        "dimension": 0,
+        "dimensions": [],
+        "max_tokens": _max_tokens(model),
+        "prompts": {},
+        "golden_queries": [query for query, _ in GOLDEN_PAIRS],
+        "golden_texts": [text for _, text in GOLDEN_PAIRS],
+        "golden_vectors": _encoded(model.predict(list(GOLDEN_PAIRS), prompt="", show_progress_bar=False)),
+    }
+
+
+def _encoded(rows: Any) -> str:
+    return base64.b64encode(vectors.to_bytes(np.asarray(rows, np.float32))).decode()
+
+
+def _is_raw(model: SentenceTransformer) -> bool:
+    """Whether the last module that changes vectors does not scale them to unit length."""
+    for module in reversed(list(model)):
+        if isinstance(module, Dropout) or getattr(module, "module_output_name", _VECTOR) != _VECTOR:
+            continue
+        return not isinstance(module, Normalize)
+    return True
+
+
+def _max_tokens(model: SentenceTransformer | CrossEncoder) -> int:
+    limit = int(model.max_seq_length or _MAX_TOKENS)
+    return min(limit if limit < _NO_LIMIT else _MAX_TOKENS, _positions(model))
+
+
+def _positions(model: torch.nn.Module) -> int:
+    """How many positions there are to be looked up. RoBERTa's kind count from after their padding's id."""
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return _NO_LIMIT
+
+
+def _tokenizer(given: Any) -> Tokenizer:
+    """What serving needs of the model's tokenizer: with the model's own padding, and no truncation.
+
+    Padding of another id or on another side gives other vectors where positions follow from the ids.
+    """
+    if not getattr(given, "is_fast", False):
         raise JobError("the model has no fast tokenizer (tokenizer.json), which serving needs")
-    folder.mkdir(parents=True, exist_ok=True)
-    model.eval()
-    model.save_pretrained(str(folder / WEIGHTS), safe_serialization=True, create_model_card=False)
-    model.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
-    _export_ir(model, folder / IR)
-    golden = model.encode(list(GOLDEN_TEXTS), normalize_embeddings=True, show_progress_bar=False)
-    write_json(
-        folder / DESCRIPTION,
-        {
-            "dimension": dimension,
-            "dimensions": sorted({dimension, *dimensions}, reverse=True),
-            "max_tokens": int(model.max_seq_length or 512),
-            "prompts": {role: model.prompts.get(role) or "" for role in ("query", "document")},
-            "golden_texts": list(GOLDEN_TEXTS),
-            "golden_vectors": base64.b64encode(vectors.to_bytes(np.asarray(golden, np.float32))).decode(),
-        },
+    if given.pad_token_id is None:
+        raise JobError("the model's tokenizer has no padding token, which serving texts together needs")
+    tokenizer = Tokenizer.from_str(given.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(
+        direction=given.padding_side,
+        pad_id=given.pad_token_id,
+        pad_type_id=given.pad_token_type_id,
+        pad_token=given.pad_token,
     )
-
-
-def _export_ir(model: SentenceTransformer, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    example = model.tokenizer(["short", "a somewhat longer text"], padding=True, return_tensors="pt")
-    names = tuple(name for name in ("input_ids", "attention_mask", "token_type_ids") if name in example)
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        # The tracer warns of branches on shapes; the golden vectors catch what would matter.
-        warnings.simplefilter("ignore")
-        converted = ov.convert_model(_Pipeline(model, names), example_input=tuple(example[name] for name in names))
-    for port, name in zip(converted.inputs, names, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
-        port.get_node().set_element_type(ov.Type.i64)
-    converted.validate_nodes_and_infer_types()
-    ov.save_model(converted, str(folder / "model.xml"), compress_to_fp16=False)
+    return tokenizer

@@ -17,11 +17,12 @@ WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "
 class Spec:
     """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
-    ``dimensions`` are the sizes besides the full one.
+    ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value.
     """
 
     kind: str
     source: str = ""
+    model_kind: str = "encoder"
     base: str = ""
     current: str = ""
     dimensions: list[int] = field(default_factory=list)

@@ -1,0 +1,172 @@
+"""Contestant: callers of the embedder over gRPC, in a process of their own. `… callers ADDRESS`."""
+
+import asyncio
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import grpc
+
+from benchmarks.embedder import texts
+from benchmarks.embedder.players import serve
+from diapason.common.v1.version_pb2 import VersionRef
+from diapason.embedder.v1 import embedder_pb2 as pb
+from diapason.embedder.v1 import embedder_pb2_grpc as rpc
+
+_MESSAGE_TEXTS = 32
+_SECONDS = 60.0
+
+
+class Callers:
+    """All parts, over one channel."""
+
+    def __init__(self, address: str) -> None:
+        self._runner = asyncio.Runner()
+        self._address = address
+        self._channel: grpc.aio.Channel | None = None
+
+    def play(self, part: Coroutine[Any, Any, Any]) -> Any:
+        """Run a part on the loop that stays."""
+        return self._runner.run(part)
+
+    @property
+    def _stub(self) -> "rpc.EmbedderServiceAsyncStub":
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address)
+        return rpc.EmbedderServiceStub(self._channel)
+
+    async def stream(self, digest: str, count: int, seed: int) -> float:
+        """Documents per second by EmbedStream."""
+        given = texts.documents(count, seed)
+        config = pb.EmbedStreamConfig(version=VersionRef(digest=digest), role=pb.ROLE_DOCUMENT)
+
+        async def messages() -> AsyncIterator[pb.EmbedStreamRequest]:
+            for start in range(0, len(given), _MESSAGE_TEXTS):
+                part = given[start : start + _MESSAGE_TEXTS]
+                yield pb.EmbedStreamRequest(config=None if start else config, texts=part)
+
+        started, embedded = time.perf_counter(), 0
+        async for answer in self._stub.EmbedStream(messages()):
+            assert not answer.failures
+            embedded += len(answer.token_counts)
+        assert embedded == count
+        return count / (time.perf_counter() - started)
+
+    async def together(self, digest: str, callers: int, each: int, seed: int) -> float:
+        """Queries per second of callers who each ask one after the other."""
+        queries = iter(texts.queries(callers * each, seed))
+        stub = self._stub
+
+        async def caller() -> None:
+            for _ in range(each):
+                await stub.Embed(_query(digest, next(queries)), timeout=_SECONDS)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return callers * each / (time.perf_counter() - started)
+
+    async def steady(self, digests: list[str], rate: float, seconds: float, seed: int) -> dict[str, Any]:
+        """Queries at random moments, whatever became of those before: (moment, seconds or -1) of each.
+
+        ``digests``: the version to ask for, and those to go over to as soon as they answer.
+        """
+        chance = random.Random(seed)  # noqa: S311
+        queries = iter(texts.queries(int(rate * seconds * 2) + 100, seed))
+        stub, asked, errors = self._stub, list(digests), Counter[str]()
+        calls: list[tuple[float, float]] = []
+
+        async def call(moment: float) -> None:
+            started = time.perf_counter()
+            try:
+                await stub.Embed(_query(asked[0], next(queries)), timeout=_SECONDS)
+                calls.append((moment, time.perf_counter() - started))
+            except grpc.aio.AioRpcError as error:
+                errors[error.code().name] += 1
+                calls.append((moment, -1.0))
+
+        began, pending = time.time(), set[asyncio.Task[None]]()
+        loop = asyncio.get_running_loop()
+        start = due = loop.time()
+        while due - start < seconds:
+            due += chance.expovariate(rate)
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            if len(asked) > 1 and int((due - start) / seconds * len(digests)) > len(digests) - len(asked):
+                asked.pop(0)
+            task = asyncio.create_task(call(began + due - start))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        await asyncio.gather(*pending)
+        return {"calls": calls, "errors": errors}
+
+    async def overload(self, digest: str, rate: float, texts_each: int, seconds: float, seed: int) -> dict[str, Any]:
+        """Requests of several documents at a steady rate; times of refusals, and documents embedded per second."""
+        given = texts.documents(texts_each * 8, seed)
+        requests = [
+            pb.EmbedRequest(
+                version=VersionRef(digest=digest), texts=given[i::8], role=pb.ROLE_DOCUMENT, lane=pb.LANE_BULK
+            )
+            for i in range(8)
+        ]
+        stub, refused, others = self._stub, list[float](), Counter[str]()
+        embedded = 0
+
+        async def call(request: pb.EmbedRequest) -> None:
+            nonlocal embedded
+            started = time.perf_counter()
+            try:
+                await stub.Embed(request, timeout=_SECONDS)
+                embedded += texts_each if time.perf_counter() < end else 0
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    refused.append(time.perf_counter() - started)
+                else:
+                    others[error.code().name] += 1
+
+        begun = time.perf_counter()
+        end, tasks, number = begun + seconds, [], 0
+        while (now := time.perf_counter()) < end:
+            while number < (now - begun) * rate:
+                tasks.append(asyncio.create_task(call(requests[number % 8])))
+                number += 1
+            await asyncio.sleep(0.002)
+        goodput = embedded / seconds
+        await asyncio.gather(*tasks)
+        return {"refused": refused, "goodput": goodput, "others": others, "sent": number}
+
+
+def single(address: str, digest: str, count: int, seed: int) -> float:
+    """Median seconds of one caller's queries, by the blocking stub."""
+    with grpc.insecure_channel(address) as channel:
+        stub = rpc.EmbedderServiceStub(channel)
+        times = []
+        for query in texts.queries(count, seed):
+            started = time.perf_counter()
+            stub.Embed(_query(digest, query), timeout=_SECONDS)
+            times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _query(digest: str, text: str) -> pb.EmbedRequest:
+    return pb.EmbedRequest(version=VersionRef(digest=digest), texts=[text], role=pb.ROLE_QUERY)
+
+
+def main(address: str) -> None:
+    """Play."""
+    callers = Callers(address)
+    serve(
+        {
+            "stream": lambda **given: callers.play(callers.stream(**given)),
+            "together": lambda **given: callers.play(callers.together(**given)),
+            "steady": lambda **given: callers.play(callers.steady(**given)),
+            "overload": lambda **given: callers.play(callers.overload(**given)),
+            "single": lambda **given: single(address, **given),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
