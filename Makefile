@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast bench-unseen lint format protos clean
+.PHONY: help demo up test test-fast bench-embedder bench-unseen lint format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: $(VENV)/.dev ## Run all tests, with real processes.
 
 test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
 	$(BIN)/python -m pytest -m "not slow"
+
+bench-embedder: $(VENV)/.demo ## Measure the embedder against its ceiling and sentence-transformers (8 minutes).
+	$(BIN)/python -m benchmarks.embedder
 
 bench-unseen: $(VENV)/.demo ## Measure whether tuning helps for films without any feedback.
 	$(BIN)/python -m benchmarks.unseen_films

@@ -10,9 +10,11 @@ from several threads. Every failure is a `diapason.errors.DiapasonError`.
 
 import json
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, Self
 
 import grpc
@@ -67,6 +69,18 @@ class Addresses:
     search: str = "127.0.0.1:7072"
     feedback: str = "127.0.0.1:7073"
     trainer: str = "127.0.0.1:7074"
+
+
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """A part of a stream: ``positions[i]`` is the place of ``rows[i]`` among all texts sent.
+
+    ``failures`` says of the others why they have no vector, by their place.
+    """
+
+    positions: list[int]
+    rows: vectors.Matrix
+    failures: dict[int, str]
 
 
 class Client:
@@ -327,6 +341,44 @@ class Client:
         with _errors():
             response = self._embedder.Embed(request, timeout=self._timeout)
         return vectors.from_bytes(response.vectors, response.dimensions)
+
+    def embed_stream(
+        self,
+        version: VersionRef,
+        texts: Iterable[str],
+        query: bool = False,
+        dimensions: int = 0,
+        message_texts: int = 32,
+    ) -> Iterator[EmbeddedTexts]:
+        """Vectors of any number of texts, in order, ``message_texts`` at a time; texts are drawn as there is room."""
+        config = embedder_pb2.EmbedStreamConfig(
+            version=version,
+            role=embedder_pb2.ROLE_QUERY if query else embedder_pb2.ROLE_DOCUMENT,
+            dimensions=dimensions,
+        )
+        sizes: deque[int] = deque()
+
+        def messages() -> Iterator[embedder_pb2.EmbedStreamRequest]:
+            waiting, first = iter(texts), True
+            while part := list(islice(waiting, message_texts)):
+                sizes.append(len(part))
+                yield embedder_pb2.EmbedStreamRequest(config=config if first else None, texts=part)
+                first = False
+
+        start = 0
+        with _errors():
+            for answer in self._embedder.EmbedStream(messages()):
+                size = sizes.popleft()
+                failures = {start + failure.index: failure.message for failure in answer.failures}
+                positions = [i for i in range(start, start + size) if i not in failures]
+                yield EmbeddedTexts(positions, vectors.from_bytes(answer.vectors, answer.dimensions), failures)
+                start += size
+
+    def rerank(self, version: VersionRef, query: str, texts: Sequence[str]) -> list[float]:
+        """A score for each text, higher for more relevant, with exactly this version of a reranker."""
+        request = embedder_pb2.RerankRequest(version=version, query=query, texts=texts)
+        with _errors():
+            return list(self._embedder.Rerank(request, timeout=self._timeout).scores)
 
     def embedder_info(self) -> embedder_pb2.GetInfoResponse:
         """Limits, device, and what is resident."""

@@ -88,7 +88,7 @@ def free_base_port() -> int:
     """A base port above which the ports of a stack are free now."""
     for base in range(21_000, 29_000, 20):
         try:
-            for offset in (1, 2, 3, 4, 9):
+            for offset in range(1, 10):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", base + offset))
         except OSError:

@@ -42,7 +42,7 @@ class Size:
     overload_seconds: float
 
 
-FULL = Size(7, 100, 600, 2560, 400, 12.0, 10, 6.0, 50, 6.0)
+FULL = Size(7, 128, 600, 2560, 400, 10.0, 10, 4.0, 50, 5.0)
 SHORT = Size(1, 8, 32, 128, 20, 2.0, 1, 2.0, 3, 1.0)
 # Steady interactive load, in queries per second: about a tenth of what two cores can answer.
 INTERACTIVE_RATE = 50.0
@@ -181,7 +181,7 @@ def _memory(cast: Cast, size: Size) -> Row:
         old, new = cast.stage.versions[i % 2], cast.stage.versions[(i + 1) % 2]
         cast.stage.hold(old, new)
         cast.stage.hold(new)
-        cast.callers[0].play("single", digest=new.digest, count=20, seed=i)
+        cast.callers[0].play("single", digest=new.digest, count=10, seed=i)
         marks.append(cast.stage.memory() / 1e6)
         _say(f"memory after {i + 1} of {size.memory_swaps} swaps: {marks[-1]:.0f} MB")
     name = f"memory after {size.memory_swaps} swaps, to after the second"

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from benchmarks.embedder import texts
 from benchmarks.embedder.players import serve
 
-# The best of these is taken for each rate.
-_BATCHES = {"documents": (2, 8, 16), "queries": (16, 32)}
+# The best of these, on one wide stream or on one stream for each thread, is found first and then used.
+_BATCHES = {"documents": (2, 4, 16), "queries": (16, 32)}
 
 
 class Bare:
@@ -29,6 +29,7 @@ class Bare:
         core = ov.Core()
         precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
         self._threads = threads
+        self._best: dict[str, tuple[int, int]] = {}
 
         def compiled(streams: int) -> Any:
             options = {
@@ -44,9 +45,12 @@ class Bare:
         self._requests = [side_by_side.create_infer_request() for _ in range(threads)]
 
     def rate(self, kind: str, count: int, seed: int) -> float:
-        """Texts per second, sorted by length, at the best batch size, on one wide stream or one for each thread."""
+        """Texts per second, sorted by length, in the way that is fastest here."""
         given = sorted(getattr(texts, kind)(count, seed), key=len)
-        return max(max(self._rate(given, size, 1), self._rate(given, size, self._threads)) for size in _BATCHES[kind])
+        if kind not in self._best:
+            ways = [(size, streams) for size in _BATCHES[kind] for streams in {1, self._threads}]
+            self._best[kind] = max(ways, key=lambda way: self._rate(given, *way))
+        return self._rate(given, *self._best[kind])
 
     def single(self, count: int, seed: int) -> float:
         """Median seconds of one query."""

@@ -26,6 +26,8 @@ _LOOPBACK = "127.0.0.1"
 # In the order of starting; stopping goes the other way.
 _NAMES = ("redis", "trainer", "feedback", "embedder", "search", "worker")
 _PORTS = {"embedder": 1, "search": 2, "feedback": 3, "trainer": 4, "redis": 9}
+# Each service's metrics are so many ports above the service.
+_METRICS = 4
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Stack:
         self.data = data.resolve()
         self._settings = settings or {}
         self._ports = {name: base_port + offset for name, offset in _PORTS.items()}
+        self._metrics = {name: port + _METRICS for name, port in self._ports.items() if name != "redis"}
         services = {name: f"{_LOOPBACK}:{port}" for name, port in self._ports.items() if name != "redis"}
         self.addresses = Addresses(**services)
         self._children: list[_Child] = []
@@ -154,7 +157,8 @@ class Stack:
         file.unlink()
 
     def _check_ports(self) -> None:
-        for name, port in self._ports.items():
+        metrics = {f"the metrics of {name}": port for name, port in self._metrics.items()}
+        for name, port in {**self._ports, **metrics}.items():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -202,6 +206,7 @@ class Stack:
         return {
             **names,
             "DIAPASON_LISTEN": f"{_LOOPBACK}:{self._ports.get(owner, 0)}",
+            "DIAPASON_METRICS_LISTEN": f"{_LOOPBACK}:{self._metrics[part]}" if part in self._metrics else "",
             "DIAPASON_DATABASE_URL": f"sqlite:///{data / owner / owner}.db",
             "DIAPASON_REGISTRY_ADDRESS": self.addresses.trainer,
             "DIAPASON_BROKER_URL": f"redis://{_LOOPBACK}:{self._ports['redis']}/0",

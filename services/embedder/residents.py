@@ -6,9 +6,14 @@ go leaves only when its last request has been answered. A failed load changes no
 
 import asyncio
 import json
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -39,7 +44,9 @@ from services.kit.usage import Usage
 log = structlog.get_logger()
 
 _LAST_KNOWN = "desired.json"
+_NICENESS = 10
 # An inference process that ends more often than this within the time is no longer replaced at once.
+
 _MOST_LOSSES, _LOSSES_SECONDS = 5, 60.0
 
 
@@ -96,6 +103,12 @@ class Resident:
         return self.worker.resident_bytes() if self.worker else 0
 
 
+def _lower_priority() -> None:
+    """Of the calling thread, for good, where threads have priorities: files are no hurry."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
 Watcher = Callable[[], None]
 # Called with a version, the state it leaves, and the seconds it was in it.
 StageWatcher = Callable[[Resident, str, float], None]
@@ -119,6 +132,7 @@ class Residents:
         self._watchers: list[Watcher] = []
         self._stage_watchers: list[StageWatcher] = []
         self._revivals: set[asyncio.Task[None]] = set()
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="files", initializer=_lower_priority)
         self._recall()
 
     def on_change(self, callback: Watcher) -> None:
@@ -191,6 +205,7 @@ class Residents:
         await asyncio.gather(*self._revivals, return_exceptions=True)
         workers = [resident.worker for resident in self._held.values() if resident.worker]
         await asyncio.gather(*(worker.stop() for worker in workers))
+        await asyncio.to_thread(self._files.shutdown)
 
     def _next_actions(self) -> Sequence[Action]:
         now = time.monotonic()
@@ -204,12 +219,13 @@ class Residents:
         try:
             self._become(resident, State.FETCHING)
             digest = desired.digest
-            manifest = await asyncio.to_thread(fetch_manifest, self._store, desired.path, digest)
+            in_thread = partial(asyncio.get_running_loop().run_in_executor, self._files)
+            manifest = await in_thread(fetch_manifest, self._store, desired.path, digest)
             resident.manifest, resident.estimate = manifest, TokenEstimate(manifest.max_tokens)
             in_use = {d.digest for d in self._desired} | self._held.keys()
-            await asyncio.to_thread(self._cache.fetch, self._store, desired.path, digest, manifest, in_use)
+            await in_thread(self._cache.fetch, self._store, desired.path, digest, manifest, in_use)
             self._become(resident, State.VERIFYING)
-            await asyncio.to_thread(self._cache.verify, digest, manifest)
+            await in_thread(self._cache.verify, digest, manifest)
             self._become(resident, State.LOADING)
             await self._bring_up(resident)
         except Exception as error:

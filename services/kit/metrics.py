@@ -7,6 +7,8 @@ from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+_MOST_PORT = 65_535
+
 _REQUESTS = Counter("diapason_requests", "Calls that ended, by method and status code.", ["method", "code"])
 _DURATION = Histogram(
     "diapason_request_seconds", "From the first byte of a call to its end.", ["method"], buckets=SECONDS
@@ -41,4 +43,9 @@ class MethodMetrics:
 def listen(address: str) -> None:
     """Serve all metrics of this process by HTTP at ``/metrics``. Raises ``OSError`` if the address can't be had."""
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), host or "0.0.0.0")  # noqa: S104 - as the operator said it: no host, all interfaces
+    if not port.isdecimal() or not host or int(port) > _MOST_PORT:
+        raise OSError(f"can't serve metrics on {address!r}; give host:port, as in 0.0.0.0:9090")
+    try:
+        start_http_server(int(port), host)
+    except OSError as error:
+        raise OSError(f"can't serve metrics on {address}; another program may have it") from error

@@ -12,7 +12,7 @@ class VectorIndex(Protocol):
     """One physical index. Methods block and may be called from several threads."""
 
     def upsert(self, documents: Sequence[Document], vectors: Matrix) -> None:
-        """Write the documents' vectors (rows × full dimension, unit length), replacing older ones."""
+        """Write the documents' vectors (rows × full dimension; compared by cosine), replacing older ones."""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents; unknown ids are fine."""

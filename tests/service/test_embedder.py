@@ -289,6 +289,24 @@ async def test_a_download_that_was_cut_off_leaves_nothing_behind(tiny: Tiny, tmp
         assert not left.exists()
 
 
+async def test_where_memory_is_tight_what_is_not_wanted_leaves_first(
+    tiny: Tiny, other_tiny: Tiny, tmp_path: Path
+) -> None:
+    old, new = publish(tmp_path / "store", tiny.candidate, 1), publish(tmp_path / "store", other_tiny.candidate, 2)
+    async with embedding(tmp_path / "store", tmp_path / "cache", preserve="resources") as running:
+        await running.holding(old)
+        together = 0
+
+        def look() -> None:
+            nonlocal together
+            together += len([resident for resident in running.residents.all() if resident.worker]) > 1
+
+        running.residents.on_change(look)
+        await running.holding(new)
+        await running.until(old.digest, State.GONE)
+        assert together == 0
+
+
 async def test_i10_a_version_that_can_not_be_loaded_is_given_up_in_the_end(tiny: Tiny, tmp_path: Path) -> None:
     version = publish(tmp_path / "store", tiny.candidate, 1)
     (tmp_path / "store" / version.path / "tokenizer.json").unlink()

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import socket
+import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -12,12 +15,13 @@ import structlog
 from google.rpc import error_details_pb2 as details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 
 from diapason import errors as client_errors
 from diapason.embedder.v1 import embedder_pb2 as pb
 from diapason.embedder.v1 import embedder_pb2_grpc as rpc
-from services.kit import errors, logs
-from services.kit.context import REQUEST_ID_KEY, remaining
+from services.kit import errors, logs, metrics, tracing
+from services.kit.context import REQUEST_ID_KEY, call_options, remaining
 from services.kit.server import Host
 from services.kit.settings import ServiceSettings, load
 
@@ -189,6 +193,68 @@ async def test_stopping_lets_requests_in_flight_finish() -> None:
         leave.set()
         assert (await call).replica_id
         assert await stopping
+
+
+async def test_calls_are_counted_by_method_and_code() -> None:
+    async def maybe() -> None:
+        if outcomes.pop():
+            raise errors.NotFound("version", "x", "look again")
+
+    def counted(code: str) -> float:
+        return REGISTRY.get_sample_value("diapason_requests_total", {"method": method, "code": code}) or 0.0
+
+    outcomes, method = [True, False, False], f"/{NAME}/GetInfo"
+    before = counted("OK"), counted("NOT_FOUND")
+    async with serving(maybe) as (_, channel):
+        stub = rpc.EmbedderServiceStub(channel)
+        for _ in range(2):
+            await stub.GetInfo(pb.GetInfoRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetInfo(pb.GetInfoRequest())
+    assert (counted("OK") - before[0], counted("NOT_FOUND") - before[1]) == (2, 1)
+    assert REGISTRY.get_sample_value("diapason_requests_in_flight", {"method": method}) == 0
+
+
+async def test_metrics_are_served_for_prometheus() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    metrics.listen(f"127.0.0.1:{port}")
+    with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+        metrics.listen(f"127.0.0.1:{port}")
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return bytes(answer.read()).decode()
+
+    assert "diapason_request_seconds" in await asyncio.to_thread(scrape)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:", "127.0.0.1:web", ":9090", "127.0.0.1:70000"])
+def test_an_address_for_metrics_that_is_none_is_said(address: str) -> None:
+    with pytest.raises(OSError, match="host:port"):
+        metrics.listen(address)
+
+
+async def test_a_callers_trace_is_passed_on_to_the_next_service() -> None:
+    caller, passed = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", list[str]()
+
+    async def note() -> None:
+        passed.extend(value for key, value in call_options(1)["metadata"] if key == "traceparent")
+
+    async with serving(note) as (_, channel):
+        stub = rpc.EmbedderServiceStub(channel)
+        await stub.GetInfo(pb.GetInfoRequest(), metadata=(("traceparent", caller),))
+        await stub.GetInfo(pb.GetInfoRequest(), metadata=(("traceparent", "nonsense"),))
+    assert caller.split("-")[1] == passed[0].split("-")[1]
+    assert not any(caller.split("-")[1] in each for each in passed[1:])
+
+
+def test_spans_that_can_not_be_exported_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(tracing.NotInstalled, match=r"diapason\[tracing\]"):
+        tracing.configure("embedder")
 
 
 async def host_refuses(channel: grpc.aio.Channel) -> bool:

@@ -115,7 +115,7 @@ async def test_an_interactive_request_waits_for_one_bulk_batch_at_most() -> None
     submit(under_test, ["x" * 100] * 10, Lane.BULK)
     await settled()
     submit(under_test, ["q"])
-    assert process.answer() == ["x" * 100] * 2
+    assert process.answer() == ["x" * 100] * 3
     assert process.inputs() == [["q"]]
 
 

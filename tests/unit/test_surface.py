@@ -18,7 +18,7 @@ def test_the_client_has_these_calls() -> None:
         "thumbs", "submit", "summary", "judgments",
         "train", "run", "runs", "cancel_run", "watch_run", "trainer_status",
         "register_model", "models", "versions", "start_rollout", "rollout", "watch_rollout", "roll_back",
-        "embed", "embedder_info",
+        "embed", "embed_stream", "rerank", "embedder_info",
     ]  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Batch(Generic[Item]):
 WINDOW = 64
 # One thread gains nothing from larger batches (two documents of 100 words give 0.98 of the best rate),
 # and a query that comes while one runs waits for no more than this.
-BATCHES = {Lane.INTERACTIVE: Bounds(texts=32, tokens=512), Lane.BULK: Bounds(texts=32, tokens=256)}
+BATCHES = {Lane.INTERACTIVE: Bounds(texts=32, tokens=512), Lane.BULK: Bounds(texts=32, tokens=384)}
 # A bulk text that has waited so many seconds without any bulk batch begun goes before interactive ones.
 PATIENCE = 0.1
 

@@ -42,6 +42,9 @@ _NEXT: Mapping[State, frozenset[State]] = {
 }
 
 
+ON_THE_WAY = frozenset({State.FETCHING, State.VERIFYING, State.LOADING, State.WARMING})
+
+
 class IllegalTransition(Exception):
     """A step that the life of a version does not have."""
 
@@ -97,8 +100,7 @@ def next_actions(
     """
     wanted = list(dict.fromkeys(desired))
     by_digest = {snapshot.digest: snapshot for snapshot in held}
-    busy = {State.FETCHING, State.VERIFYING, State.LOADING, State.WARMING}
-    if any(snapshot.state in busy for snapshot in by_digest.values()):
+    if any(snapshot.state in ON_THE_WAY for snapshot in by_digest.values()):
         return []
     leaving = (State.READY, State.FAILED, State.WANTED)
     unloads: list[Action] = [

@@ -1,0 +1,29 @@
+"""Benchmarks run from end to end, with a tiny model; what they measure here means nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Tiny
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_embedders_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.embedder", "--short", str(tiny.candidate), "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "embedder.json").read_text())
+    assert set(result) == {"machine", "rows"}
+    assert result["machine"]["cores"] >= 1
+    for row in result["rows"]:
+        assert set(row) == {"name", "value", "unit", "ratio", "goal", "met", "runs"}
+        assert row["runs"]
+        assert (row["goal"] is None) == (row["met"] is None)
+        assert row["name"] in done.stdout
+    assert len([row for row in result["rows"] if row["goal"]]) == 10
+    assert next(row for row in result["rows"] if "failed during" in row["name"])["value"] == 0
+    assert (tmp_path / "embedder.svg").read_text().startswith("<?xml")
