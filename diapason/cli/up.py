@@ -52,7 +52,9 @@ def up(
             remarks.print(
                 f"Ready. Data and logs are in {stack.data}. In another terminal: diapason status. Ctrl-C stops."
             )
-        threading.Event().wait()
+        while True:
+            # Not a wait without end: a signal that comes just before it blocks would be seen only when it ends.
+            time.sleep(_CHECK_SECONDS)
 
 
 @contextmanager
