@@ -8,8 +8,6 @@ trainer's own code, and all queries for the films kept out are ranked against al
 """
 
 import json
-import os
-import platform
 import random
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reporting import machine
 from services.trainer.domain import gate
 from services.trainer.domain.model import TrainingConfig
 from services.trainer.process import evaluating, loading, training
@@ -41,8 +40,7 @@ def main() -> None:
         after = [float(np.mean(a[size]["ndcg@10"])) for _, a in found]
         for name, values in (("before", before), ("after", after)):
             rows.append(_row(f"unseen films, {size} dimensions, {name}", values, before))
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    RESULT.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
     for row in rows:
         sys.stdout.write(f"{row['name']:<44} {row['value']:.3f}  {row['runs']}\n")
 

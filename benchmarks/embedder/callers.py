@@ -56,8 +56,31 @@ class Callers:
         assert embedded == count
         return count / (time.perf_counter() - started)
 
-    async def together(self, digest: str, callers: int, each: int, seed: int) -> float:
-        """Queries per second of callers who each ask one after the other."""
+    async def stream_for(self, digest: str, seconds: float, seed: int) -> float:
+        """Documents per second of a stream that goes on for so long, from its first answer to its last."""
+        given = texts.documents(1024, seed)
+        config = pb.EmbedStreamConfig(version=VersionRef(digest=digest), role=pb.ROLE_DOCUMENT)
+        begun = time.perf_counter()
+
+        async def messages() -> AsyncIterator[pb.EmbedStreamRequest]:
+            number = 0
+            while time.perf_counter() - begun < seconds:
+                start = number * _MESSAGE_TEXTS % len(given)
+                part = given[start : start + _MESSAGE_TEXTS]
+                yield pb.EmbedStreamRequest(config=None if number else config, texts=part)
+                number += 1
+
+        first, embedded, last = 0.0, 0, 0.0
+        async for answer in self._stub.EmbedStream(messages()):
+            last = time.perf_counter()
+            if last - begun > seconds:
+                break
+            embedded += len(answer.token_counts) if first else 0
+            first = first or last
+        return embedded / (last - first)
+
+    async def together(self, digest: str, callers: int, each: int, seed: int) -> dict[str, float]:
+        """Callers who each ask one query after the other: how many in all, from when to when."""
         queries = iter(texts.queries(callers * each, seed))
         stub = self._stub
 
@@ -65,30 +88,29 @@ class Callers:
             for _ in range(each):
                 await stub.Embed(_query(digest, next(queries)), timeout=_SECONDS)
 
-        started = time.perf_counter()
+        began = time.time()
         await asyncio.gather(*(caller() for _ in range(callers)))
-        return callers * each / (time.perf_counter() - started)
+        return {"asked": callers * each, "began": began, "ended": time.time()}
 
     async def steady(self, digests: list[str], rate: float, seconds: float, seed: int) -> dict[str, Any]:
-        """Queries at random moments, whatever became of those before: (moment, seconds or -1) of each.
+        """Queries at random moments, whatever became of those before: seconds of those answered, and errors.
 
         ``digests``: the version to ask for, and those to go over to as soon as they answer.
         """
         chance = random.Random(seed)  # noqa: S311
         queries = iter(texts.queries(int(rate * seconds * 2) + 100, seed))
         stub, asked, errors = self._stub, list(digests), Counter[str]()
-        calls: list[tuple[float, float]] = []
+        answered: list[float] = []
 
-        async def call(moment: float) -> None:
+        async def call() -> None:
             started = time.perf_counter()
             try:
                 await stub.Embed(_query(asked[0], next(queries)), timeout=_SECONDS)
-                calls.append((moment, time.perf_counter() - started))
+                answered.append(time.perf_counter() - started)
             except grpc.aio.AioRpcError as error:
                 errors[error.code().name] += 1
-                calls.append((moment, -1.0))
 
-        began, pending = time.time(), set[asyncio.Task[None]]()
+        pending = set[asyncio.Task[None]]()
         loop = asyncio.get_running_loop()
         start = due = loop.time()
         while due - start < seconds:
@@ -96,11 +118,11 @@ class Callers:
             await asyncio.sleep(max(0.0, due - loop.time()))
             if len(asked) > 1 and int((due - start) / seconds * len(digests)) > len(digests) - len(asked):
                 asked.pop(0)
-            task = asyncio.create_task(call(began + due - start))
+            task = asyncio.create_task(call())
             pending.add(task)
             task.add_done_callback(pending.discard)
         await asyncio.gather(*pending)
-        return {"calls": calls, "errors": errors}
+        return {"seconds": answered, "errors": errors}
 
     async def overload(self, digest: str, rate: float, texts_each: int, seconds: float, seed: int) -> dict[str, Any]:
         """Requests of several documents at a steady rate; times of refusals, and documents embedded per second."""
@@ -135,7 +157,7 @@ class Callers:
             await asyncio.sleep(0.002)
         goodput = embedded / seconds
         await asyncio.gather(*tasks)
-        return {"refused": refused, "goodput": goodput, "others": others, "sent": number}
+        return {"refused": refused, "goodput": goodput, "others": others}
 
 
 def single(address: str, digest: str, count: int, seed: int) -> float:
@@ -160,6 +182,7 @@ def main(address: str) -> None:
     serve(
         {
             "stream": lambda **given: callers.play(callers.stream(**given)),
+            "stream_for": lambda **given: callers.play(callers.stream_for(**given)),
             "together": lambda **given: callers.play(callers.together(**given)),
             "steady": lambda **given: callers.play(callers.steady(**given)),
             "overload": lambda **given: callers.play(callers.overload(**given)),

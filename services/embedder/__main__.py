@@ -16,7 +16,7 @@ from diapason.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from services.embedder import metrics
 from services.embedder.domain.batching import Bounds
 from services.embedder.embedding import Embedding
-from services.embedder.fetching import Cache
+from services.embedder.fetching import VersionCache
 from services.embedder.metrics import BatchMetrics, Labels, LiveGauges
 from services.embedder.residents import Machine, Resident, Residents
 from services.embedder.scheduler import Scheduler
@@ -52,11 +52,15 @@ def assemble(settings: EmbedderSettings, replica_id: str) -> Embedder:
         preserving=settings.preserve,
         attempts=settings.load_attempts,
     )
-    cache = Cache(settings.cache_dir, settings.cache_max_bytes, description.runtime)
+    cache = VersionCache(settings.cache_dir, settings.cache_max_bytes, description.runtime)
     residents = Residents(from_url(settings.artifacts_url), settings.cache_dir, cache, machine, scheduler)
 
     def note_stage(resident: Resident, stage: str, seconds: float) -> None:
         labels = Labels.of(resident)
+        if stage == "gone":
+            observer.forget(resident.desired.digest)
+            metrics.forget(labels)
+            return
         observer.know(resident.desired.digest, labels)
         if stage == "lost":
             metrics.lost(labels)
@@ -64,7 +68,7 @@ def assemble(settings: EmbedderSettings, replica_id: str) -> Embedder:
             metrics.spent(labels, stage, seconds)
 
     residents.on_stage(note_stage)
-    embedding = Embedding(scheduler, settings.query_cache_entries)
+    embedding = Embedding(scheduler, settings.query_cache_entries, settings.max_queued_tokens)
     servicer = EmbedderServicer(residents, embedding, settings, description, replica_id)
     return Embedder(residents, scheduler, servicer)
 

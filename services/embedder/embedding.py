@@ -1,6 +1,7 @@
 """What the RPCs have in common: from texts to results with one resident version."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,17 +16,23 @@ from services.embedder.scheduler import Answer, Request, Result, Scheduler
 from services.embedder.worker.runtime import Input
 from services.kit import tracing
 from services.kit.context import deadline
-from services.kit.errors import Overloaded, ServiceError
+from services.kit.errors import InvalidArgument, Overloaded, ServiceError, Violation
 
 # Longer texts are hardly ever asked twice, and would take the room of many that are.
 _CACHED_CHARACTERS = 512
+# A message of a stream takes at most this part of its lane at a time.
+_PIECES = 8
 
 
 class Embedding:
-    """Submits texts and gathers results. ``cache_entries`` bounds the cache of interactive queries."""
+    """Submits texts and gathers results.
 
-    def __init__(self, scheduler: Scheduler, cache_entries: int) -> None:
+    ``cache_entries`` bounds the cache of interactive queries, ``max_tokens`` what one request may hold.
+    """
+
+    def __init__(self, scheduler: Scheduler, cache_entries: int, max_tokens: int) -> None:
         self._scheduler = scheduler
+        self._max_tokens = max_tokens
         self._caching = cache_entries > 0
         self._cache: Cache[tuple[str, str], Answer] = Cache(cache_entries)
 
@@ -53,8 +60,13 @@ class Embedding:
         return [result for result in found if result is not None]
 
     async def compute_when_there_is_room(self, resident: Resident, lane: Lane, inputs: Sequence[str]) -> list[Result]:
-        """As `compute`, but waiting instead of being refused."""
-        while inputs:
+        """As `compute`, but waiting instead of being refused; in pieces that leave room for others."""
+        pieces = _pieces([resident.estimate(len(text)) for text in inputs], self._max_tokens // _PIECES)
+        computed = [await self._piece(resident, lane, inputs[start:end]) for start, end in pieces]
+        return [result for results in computed for result in results]
+
+    async def _piece(self, resident: Resident, lane: Lane, inputs: Sequence[str]) -> list[Result]:
+        while True:
             await self._scheduler.room(lane, [resident.estimate(len(text)) for text in inputs])
             try:
                 request = self._submit(resident, lane, inputs, deadline(), refusable=False)
@@ -62,12 +74,14 @@ class Embedding:
                 continue  # another was quicker
             await request.done
             return self._gather(resident, inputs, request)
-        return []
 
     def _submit(
         self, resident: Resident, lane: Lane, inputs: Sequence[Input], until: float, refusable: bool = True
     ) -> Request:
         tokens = [resident.estimate(_characters(text)) for text in inputs]
+        if refusable and len(tokens) > 1 and sum(tokens) > self._max_tokens:
+            fault = f"hold about {sum(tokens)} tokens; send at most {self._max_tokens} at once, or use EmbedStream"
+            raise InvalidArgument(Violation("texts", fault))
         try:
             return self._scheduler.submit(resident.desired.digest, lane, inputs, tokens, until)
         except Overloaded:
@@ -83,7 +97,7 @@ class Embedding:
             for text, result in zip(inputs, results, strict=True)
             if isinstance(result, Answer) and not result.truncated
         ]
-        resident.estimate.learn(sum(c for c, _ in whole), sum(t for _, t in whole))
+        resident.estimate.learn(len(whole), sum(c for c, _ in whole), sum(t for _, t in whole))
         failed = sum(isinstance(result, ServiceError) for result in results)
         metrics.answered(Labels.of(resident), len(results) - failed - len(whole), failed)
         _trace(results)
@@ -96,6 +110,17 @@ def rows(answers: Sequence[Answer], resident: Resident, dimensions: int) -> Matr
     if resident.manifest.raw and dimensions:
         return full[:, :dimensions]
     return vectors.truncated(full, dimensions)
+
+
+def _pieces(tokens: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Start and end of runs of at most ``most`` tokens, or of one text."""
+    ends, held = [0], 0
+    for i, count in enumerate(tokens):
+        if i > ends[-1] and held + count > most:
+            ends.append(i)
+            held = 0
+        held += count
+    return list(pairwise([*ends, len(tokens)])) if tokens else []
 
 
 def _characters(text: Input) -> int:

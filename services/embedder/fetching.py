@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -37,16 +38,21 @@ def fetch_manifest(store: ObjectStore, path: str, digest: str) -> Manifest:
         raise BadArtifact(str(error)) from error
 
 
-class Cache:
+class VersionCache:
     """Folders of verified files, one for each version, together at most ``max_bytes``."""
 
     def __init__(self, folder: Path, max_bytes: int, runtime: str) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
         self._roles = ROLES[runtime]
+        self._stopped = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"*{_PARTIAL}"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Cut off a download that is under way."""
+        self._stopped.set()
 
     def path(self, digest: str) -> Path:
         """Where a version's files are, once they are."""
@@ -70,7 +76,7 @@ class Cache:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             for file in serving:
-                _download(store, f"{path}/{file.path}", file, partial / _safe(file))
+                _download(store, f"{path}/{file.path}", file, partial / _safe(file), self._stopped)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -107,13 +113,15 @@ class Cache:
             )
 
 
-def _download(store: ObjectStore, source: str, file: File, target: Path) -> None:
+def _download(store: ObjectStore, source: str, file: File, target: Path, stopped: threading.Event) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     left = file.size_bytes
     try:
         with target.open("wb") as output:
             for chunk in store.get(source).stream():
                 left -= len(chunk)
+                if stopped.is_set():
+                    raise BadArtifact("its download was cut off: the embedder stops")
                 if left < 0:
                     raise BadArtifact(f"{file.path} is larger than the manifest says")
                 output.write(chunk)

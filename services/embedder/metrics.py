@@ -96,6 +96,24 @@ def lost(labels: Labels) -> None:
     _LOST.labels(*labels.values).inc()
 
 
+def forget(labels: Labels) -> None:
+    """A version is gone, and with it its series."""
+    for metric in (
+        _STAGE,
+        _BATCH_TEXTS,
+        _BATCH_TOKENS,
+        _TOKENS,
+        _PADDING,
+        _TRUNCATED,
+        _REFUSED,
+        _FAILED,
+        _CACHE,
+        _LOST,
+    ):
+        metric.remove_by_labels({"model": labels.model, "version": str(labels.number)})
+    _CHANGE.remove_by_labels({"model": labels.model, "version": str(labels.number)})
+
+
 class BatchMetrics:
     """The scheduler's observer. ``labels`` finds a version's by its digest."""
 
@@ -106,8 +124,14 @@ class BatchMetrics:
         """Name a version whose batches will come."""
         self._labels[digest] = labels
 
+    def forget(self, digest: str) -> None:
+        """It is gone."""
+        self._labels.pop(digest, None)
+
     def computed(self, batch: Batch[Item], output: Output, queued: float, seconds: float) -> None:
         """A batch was answered."""
+        if batch.version not in self._labels:
+            return
         labels = (*self._labels[batch.version].values, batch.lane.value)
         tokens = sum(output.tokens)
         _BATCH_TEXTS.labels(*labels).observe(len(batch.items))

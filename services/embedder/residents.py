@@ -5,13 +5,16 @@ go leaves only when its last request has been answered. A failed load changes no
 """
 
 import asyncio
+import contextvars
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +35,7 @@ from services.embedder.domain.versions import (
     next_actions,
     step,
 )
-from services.embedder.fetching import BadArtifact, Cache, fetch_manifest
+from services.embedder.fetching import BadArtifact, VersionCache, fetch_manifest
 from services.embedder.probing import probe
 from services.embedder.scheduler import Scheduler
 from services.embedder.worker import frames
@@ -48,6 +51,10 @@ _NICENESS = 10
 # An inference process that ends more often than this within the time is no longer replaced at once.
 
 _MOST_LOSSES, _LOSSES_SECONDS = 5, 60.0
+# A version that was ready for so long has shown that it works; failures before that count on.
+_STABLE_SECONDS = 600.0
+# A registry that doesn't answer must not keep a version here.
+_ANNOUNCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,11 @@ class Resident:
         self.worker: Worker | None = None
         self.usage = Usage()
         self.lost_at: list[float] = []
+        self.revival: asyncio.Task[None] | None = None
+        # Leaving, and whoever sends requests here knows it: no more are taken.
+        self.withdrawn = False
+        self.recovering = False
+        self.ready_since = math.inf
         self.since = self.wanted_since = time.monotonic()
 
     @property
@@ -95,12 +107,21 @@ class Resident:
 
     @property
     def serves(self) -> bool:
-        """Ready, or soon again after its process was lost: its requests wait rather than fail."""
-        return self.state is State.READY or (self.state in (State.LOADING, State.WARMING) and bool(self.lost_at))
+        """Ready; or soon again after its process was lost, when requests wait; or leaving, and not yet told so."""
+        recovering = self.recovering and self.state in (State.LOADING, State.WARMING)
+        leaving = self.state is State.QUIESCING and not self.withdrawn
+        return self.state is State.READY or recovering or leaving
 
     def resident_bytes(self) -> int:
         """Memory of its inference process; 0 without one."""
         return self.worker.resident_bytes() if self.worker else 0
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    """Cancel a task, if there is one, and wait for its end."""
+    if task:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _lower_priority() -> None:
@@ -118,7 +139,7 @@ class Residents:
     """All versions of this replica. Used from the event loop only."""
 
     def __init__(
-        self, store: ObjectStore, cache_dir: Path, cache: Cache, machine: Machine, scheduler: Scheduler
+        self, store: ObjectStore, cache_dir: Path, cache: VersionCache, machine: Machine, scheduler: Scheduler
     ) -> None:
         self._store = store
         self._cache_dir = cache_dir
@@ -131,7 +152,8 @@ class Residents:
         self._wake = asyncio.Event()
         self._watchers: list[Watcher] = []
         self._stage_watchers: list[StageWatcher] = []
-        self._revivals: set[asyncio.Task[None]] = set()
+        self._announcing = False
+        self._told_leaving = asyncio.Event()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files", initializer=_lower_priority)
         self._recall()
 
@@ -140,7 +162,7 @@ class Residents:
         self._watchers.append(callback)
 
     def on_stage(self, callback: StageWatcher) -> None:
-        """Call ``callback`` with each stage that a version has left, its name and seconds; and for "swap", "lost"."""
+        """Call ``callback`` with each stage that a version has left, its name and seconds; also swap, lost, gone."""
         self._stage_watchers.append(callback)
 
     def all(self) -> Sequence[Resident]:
@@ -178,8 +200,17 @@ class Residents:
         if list(desired) != self._desired:
             self._desired = list(desired)
             self._remember()
+        self._expect()
         self._wake.set()
         self._changed()
+
+    def announce(self) -> None:
+        """From now on someone reports what is held, and says by `told` that a report has arrived."""
+        self._announcing = True
+
+    def told(self) -> None:
+        """A report made since the last change has arrived."""
+        self._told_leaving.set()
 
     async def run(self) -> None:
         """Work towards the desired set for ever."""
@@ -200,11 +231,11 @@ class Residents:
 
     async def close(self) -> None:
         """Let go of everything, at the end of the process."""
-        for revival in self._revivals:
-            revival.cancel()
-        await asyncio.gather(*self._revivals, return_exceptions=True)
+        for resident in self._held.values():
+            await _ended(resident.revival)
         workers = [resident.worker for resident in self._held.values() if resident.worker]
         await asyncio.gather(*(worker.stop() for worker in workers))
+        self._cache.stop()
         await asyncio.to_thread(self._files.shutdown)
 
     def _next_actions(self) -> Sequence[Action]:
@@ -213,7 +244,7 @@ class Residents:
         return next_actions([d.digest for d in self._desired], held, self._machine.preserving)
 
     async def _load(self, desired: Desired) -> None:
-        resident = self._held.setdefault(desired.digest, Resident(desired))
+        resident = self._held[desired.digest]
         if resident.state is State.FAILED:
             self._become(resident, State.WANTED)
         try:
@@ -231,14 +262,13 @@ class Residents:
         except Exception as error:
             self._fail(resident, error)
             return
-        resident.failures = 0
         self._tell_stage(resident, "swap", time.monotonic() - resident.wanted_since)
 
     async def _bring_up(self, resident: Resident) -> None:
         """A process that has loaded the version and reproduced its golden vectors, at work."""
         manifest, machine = resident.manifest, self._machine
         worker = await Worker.start(
-            frames.Load(
+            frames.LoadSpec(
                 folder=str(self._cache.path(resident.desired.digest)),
                 runtime=machine.runtime,
                 reranker=resident.reranker,
@@ -269,13 +299,13 @@ class Residents:
         self._tell_stage(resident, "lost", 0.0)
         resident.worker = None
         now = time.monotonic()
-        resident.lost_at = [*(at for at in resident.lost_at if now - at < _LOSSES_SECONDS), now]
-        self._scheduler.pause(resident.desired.digest)
+        resident.recovering = True
+        # A text that ended it by itself is answered for; the version is not to blame.
+        if not self._scheduler.pause(resident.desired.digest):
+            resident.lost_at = [*(at for at in resident.lost_at if now - at < _LOSSES_SECONDS), now]
         if resident.state is State.READY:
             self._become(resident, State.LOADING, reason)
-        revival = asyncio.create_task(self._revive(resident, reason))
-        self._revivals.add(revival)
-        revival.add_done_callback(self._revivals.discard)
+        resident.revival = asyncio.create_task(self._revive(resident, reason), context=contextvars.Context())
 
     async def _revive(self, resident: Resident, reason: str) -> None:
         try:
@@ -290,11 +320,15 @@ class Residents:
         self._wake.set()
 
     def _fail(self, resident: Resident, error: Exception) -> None:
+        if time.monotonic() - resident.ready_since > _STABLE_SECONDS:
+            resident.failures = 0
         resident.failures += 1
         resident.lost_at.clear()
-        wait = backoff(resident.failures, attempts=self._machine.attempts)
-        resident.retry_at = time.monotonic() + wait
+        resident.recovering = False
         expected = isinstance(error, BadVersion | BadArtifact | WorkerLost)
+        # Only a version at fault is given up; a store that is away comes back.
+        wait = backoff(resident.failures, attempts=self._machine.attempts if expected else sys.maxsize)
+        resident.retry_at = time.monotonic() + wait
         reason = str(error) if expected else f"internal error ({type(error).__name__}); the embedder's log has it"
         self._become(resident, State.FAILED, reason)
         self._scheduler.detach(resident.desired.digest, f"the version failed: {reason}")
@@ -303,13 +337,25 @@ class Residents:
     async def _unload(self, resident: Resident) -> None:
         if resident.state is State.READY:
             self._become(resident, State.QUIESCING)
+            await self._announced()
+            resident.withdrawn = True
             await resident.usage.idle()
+            await _ended(resident.revival)
             self._scheduler.detach(resident.desired.digest, "the version was let go")
             if resident.worker:
                 await resident.worker.stop()
         self._become(resident, State.GONE)
+        self._tell_stage(resident, "gone", 0.0)
         del self._held[resident.desired.digest]
         self._changed()
+
+    async def _announced(self) -> None:
+        """Leaving is reported before it begins, as far as anyone listens."""
+        if self._announcing:
+            self._told_leaving.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ANNOUNCE_SECONDS):
+                    await self._told_leaving.wait()
 
     def _become(self, resident: Resident, state: State, reason: str = "") -> None:
         known, now = resident.desired, time.monotonic()
@@ -319,6 +365,8 @@ class Residents:
         resident.since = now
         if state is State.WANTED:
             resident.wanted_since = now
+        if state is State.READY:
+            resident.ready_since = now
         self._changed()
 
     def _tell_stage(self, resident: Resident, stage: str, seconds: float) -> None:
@@ -328,6 +376,11 @@ class Residents:
     def _changed(self) -> None:
         for callback in self._watchers:
             callback()
+
+    def _expect(self) -> None:
+        """Hold a place for all that is desired, so that it is seen to be on its way."""
+        for item in self._desired:
+            self._held.setdefault(item.digest, Resident(item))
 
     def _remember(self) -> None:
         """Keep the desired set for a restart without the registry. A full disk must not stop what serves."""
@@ -345,5 +398,6 @@ class Residents:
         try:
             self._desired = [Desired(**item) for item in json.loads(remembered.read_text())]
             self._told = True
+            self._expect()
         except (ValueError, TypeError):
             log.warning("the desired set that was kept can't be read; waiting for the registry")

@@ -5,9 +5,12 @@ never use more threads than there are, and a lane's order holds across versions.
 """
 
 import asyncio
+import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +19,11 @@ import numpy.typing as npt
 import structlog
 
 from services.embedder.domain.batching import Batch, Bounds, Lane, Lanes
+from services.embedder.domain.caching import Cache
 from services.embedder.worker.runtime import Input, Output
 from services.embedder.workers import Answered, BatchFailed, WorkerLost
-from services.kit.errors import Overloaded, ServiceError, Unavailable
+from services.kit.context import request_id
+from services.kit.errors import InvalidArgument, Overloaded, ServiceError, Unavailable, Violation
 
 log = structlog.get_logger()
 
@@ -29,8 +34,31 @@ _LEAST_RETRY, _MOST_RETRY = 0.05, 30.0
 _MOST_LOSSES = 3
 
 
+# So many texts in a row that failed one by one: it is not they, it is the process.
+_MOST_FAILURES = 64
+# Texts that seem to end their process are remembered, though not for long: it may have been killed from outside.
+_REMEMBERED, _BLAME_SECONDS = 1000, 600.0
+# Looking through a full lane for what is dead takes milliseconds; no more often than this.
+_PURGE_SECONDS = 0.25
+
+
+_ENDS_PROCESS = "it ends the inference process; leave it out"
+
+
+class Uncomputable(InvalidArgument):
+    """One text that this version can't compute, ``fault`` being why."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(Violation("text", fault))
+        self.fault = fault
+
+
 class Computes(Protocol):
     """An inference process, to the scheduler."""
+
+    def kill(self) -> None:
+        """End it at once, as if it had crashed."""
+        ...
 
     def submit(self, inputs: Sequence[Input], wide: bool, answered: Answered) -> None:
         """Send a batch."""
@@ -59,6 +87,7 @@ class Request:
         self.results: list[Result | None] = [None] * texts
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.deadline = deadline
+        self.id = request_id()
         self._missing = texts
 
     def settle(self, index: int, result: Result) -> None:
@@ -99,6 +128,7 @@ class _Process:
     computes: Computes | None
     in_flight: int = 0
     solo: bool = False
+    failures: int = 0
 
 
 class Scheduler:
@@ -114,16 +144,22 @@ class Scheduler:
         self._pumping = False
         self._tokens_per_second = _FIRST_TOKENS_PER_SECOND
         self._roomier = asyncio.Event()
+        self._turns = {lane: asyncio.Lock() for lane in Lane}
+        self._purged_at = dict.fromkeys(Lane, -math.inf)
+        self._blamed: Cache[tuple[str, bytes], float] = Cache(_REMEMBERED)
 
     def attach(self, version: str, computes: Computes) -> None:
         """Begin, or go on after a loss, to give the version's texts to this process."""
         self._processes[version] = _Process(computes)
         self._pump_soon()
 
-    def pause(self, version: str) -> None:
-        """Its process is gone and another comes: its texts wait."""
-        if version in self._processes:
-            self._processes[version] = _Process(None)
+    def pause(self, version: str) -> bool:
+        """Its process is gone and another comes: its texts wait. True if a single text is to blame."""
+        process = self._processes.get(version)
+        if process is None:
+            return False
+        self._processes[version] = _Process(None)
+        return process.solo
 
     def detach(self, version: str, reason: str) -> None:
         """It is not coming back: what waits for it is answered so."""
@@ -149,7 +185,9 @@ class Scheduler:
             Item(request, index, text, length, now)
             for index, (text, length) in enumerate(zip(inputs, tokens, strict=True))
         ]
-        if not self._lanes.offer(version, lane, items):
+        for item in items:
+            self._recall_blame(version, item)
+        if not self._offer(version, lane, [item for item in items if request.results[item.index] is None]):
             wait = self._lanes.tokens(lane) / self._tokens_per_second
             raise Overloaded(
                 f"the {lane.value} queue is full; try again after the delay given",
@@ -159,10 +197,14 @@ class Scheduler:
         return request
 
     async def room(self, lane: Lane, tokens: Sequence[int]) -> None:
-        """Wait until so many texts would be admitted."""
-        while not self._lanes.room(lane, len(tokens), sum(tokens)):
-            self._roomier.clear()
-            await self._roomier.wait()
+        """Wait until so many texts would be admitted. First come, first served: who needs much is not passed over."""
+        async with self._turns[lane]:
+            while not self._lanes.room(lane, len(tokens), sum(tokens)):
+                self._purge(lane)
+                self._roomier.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PURGE_SECONDS):
+                        await self._roomier.wait()
 
     def waiting(self) -> Iterator[tuple[Lane, str, int, int, float]]:
         """Lane, version, texts, tokens and age in seconds of the oldest, for each queue that is not empty."""
@@ -174,6 +216,20 @@ class Scheduler:
         """Batches being computed, by version."""
         for version, process in list(self._processes.items()):
             yield version, process.in_flight
+
+    def _offer(self, version: str, lane: Lane, items: list[Item]) -> bool:
+        if self._lanes.offer(version, lane, items):
+            return True
+        # Dead texts hold places until their turn comes, which for a version without a process it doesn't.
+        return self._purge(lane) and self._lanes.offer(version, lane, items)
+
+    def _purge(self, lane: Lane) -> bool:
+        now = time.monotonic()
+        if now - self._purged_at[lane] < _PURGE_SECONDS:
+            return False
+        self._purged_at[lane] = now
+        self._lanes.purge(lane)
+        return True
 
     def _pump_soon(self) -> None:
         # At the end of this round of the loop, so that what arrives together is batched together.
@@ -227,8 +283,12 @@ class Scheduler:
     def _settle(self, batch: Batch[Item], outcome: Output | Exception, started: float) -> None:
         match outcome:
             case Output():
-                self._pump()  # the next batch goes out before this one's answers do
-                self._deliver(batch, outcome, started)
+                if process := self._processes.get(batch.version):
+                    process.failures = 0
+                try:
+                    self._pump()  # the next batch goes out before this one's answers do
+                finally:
+                    self._deliver(batch, outcome, started)
                 return
             case WorkerLost():
                 self._after_loss(batch)
@@ -238,22 +298,39 @@ class Scheduler:
                 for half in (batch.items[:middle], batch.items[middle:]):
                     self._again.append(Batch(batch.version, batch.lane, half, batch.solo))
             case _:
-                batch.items[0].request.settle(
-                    batch.items[0].index, ServiceError(f"inference failed on this text: {outcome}")
-                )
+                self._after_failure(batch, outcome)
         self._pump_soon()
+
+    def _after_failure(self, batch: Batch[Item], error: Exception) -> None:
+        """One text that can't be computed, unless it is the process that can't compute."""
+        [item] = batch.items
+        trace = error.trace if isinstance(error, BatchFailed) else ""
+        log.warning("a text failed", version=batch.version, error=str(error), trace=trace, request_id=item.request.id)
+        item.request.settle(item.index, Uncomputable(f"this version can't compute it ({error}); leave it out"))
+        process = self._processes.get(batch.version)
+        if process and process.computes:
+            process.failures += 1
+            if process.failures >= _MOST_FAILURES:
+                process.failures = 0
+                process.computes.kill()
 
     def _after_loss(self, batch: Batch[Item]) -> None:
         """Every text of a batch that was lost is tried again, alone; inference repeats without harm."""
         for item in batch.items:
             item.losses += 1
             if item.losses >= _MOST_LOSSES:
-                log.error("a text ends its inference process", losses=item.losses)
-                item.request.settle(item.index, ServiceError("this text ends the inference process; leave it out"))
+                log.error("a text ends its process", version=batch.version, request_id=item.request.id)
+                self._blamed.put((batch.version, _fingerprint(item.input)), time.monotonic() + _BLAME_SECONDS)
+                item.request.settle(item.index, Uncomputable(_ENDS_PROCESS))
             elif batch.version in self._processes:
                 self._again.append(Batch(batch.version, batch.lane, [item], solo=True))
             else:
                 item.request.settle(item.index, Unavailable("the version was let go"))
+
+    def _recall_blame(self, version: str, item: Item) -> None:
+        until = self._blamed.get((version, _fingerprint(item.input))) if len(self._blamed) else None
+        if until and time.monotonic() < until:
+            item.request.settle(item.index, Uncomputable(_ENDS_PROCESS))
 
     def _deliver(self, batch: Batch[Item], output: Output, started: float) -> None:
         seconds = time.perf_counter() - started
@@ -273,3 +350,7 @@ class Scheduler:
                 ),
             )
         self._observer.computed(batch, output, started - min(item.since for item in batch.items), seconds)
+
+
+def _fingerprint(text: Input) -> bytes:
+    return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()

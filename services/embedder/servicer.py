@@ -12,11 +12,13 @@ from services.embedder.domain.batching import Lane
 from services.embedder.embedding import Embedding, rows
 from services.embedder.requests import Checks
 from services.embedder.residents import Residents
-from services.embedder.scheduler import Answer, Result
+from services.embedder.scheduler import Answer, Result, Uncomputable
 from services.embedder.settings import EmbedderSettings
 from services.embedder.streaming import Stream
 from services.embedder.worker.runtime import Description
-from services.kit.errors import ServiceError
+from services.kit.admission import Admission
+from services.kit.channels import MAX_MESSAGE_BYTES
+from services.kit.errors import InvalidArgument, ServiceError, Violation
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -39,7 +41,9 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
             max_text_characters=settings.max_text_characters,
             max_queued_texts=settings.max_queued_texts,
             max_queued_tokens=settings.max_queued_tokens,
+            max_message_bytes=MAX_MESSAGE_BYTES,
         )
+        self._requests, self._streams = Admission(settings.max_requests), Admission(settings.max_streams)
         self._checks = Checks(residents, limits)
         self._info = pb.GetInfoResponse(
             replica_id=replica_id,
@@ -51,6 +55,10 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Embed a batch with exactly the version asked for."""
+        with self._requests.admitted():
+            return await self._embed(request)
+
+    async def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         resident = self._checks.embed(request)
         prompt = wire.prompt(resident, request.role)
         texts = [prompt + text for text in request.texts]
@@ -74,11 +82,16 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         """Embed as many as the caller sends, in order."""
-        async for answer in Stream(self._checks, self._embedding).answers(request_iterator):
-            yield answer
+        with self._streams.admitted():
+            async for answer in Stream(self._checks, self._embedding).answers(request_iterator):
+                yield answer
 
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:
         """Score texts for a query with exactly the version asked for."""
+        with self._requests.admitted():
+            return await self._rerank(request)
+
+    async def _rerank(self, request: pb.RerankRequest) -> pb.RerankResponse:
         resident = self._checks.rerank(request)
         lane = wire.lane(request.lane, Lane.INTERACTIVE)
         with resident.usage.held():
@@ -103,8 +116,9 @@ def _all_answered(results: Sequence[Result]) -> list[Answer]:
     """The answers. Raises the first failure, with the name of its text."""
     answers = []
     for index, result in enumerate(results):
+        if isinstance(result, Uncomputable):
+            raise InvalidArgument(Violation(f"texts[{index}]", result.fault))
         if isinstance(result, ServiceError):
-            result.message = f"texts[{index}]: {result.message}"
             raise result
         answers.append(result)
     return answers

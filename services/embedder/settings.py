@@ -39,6 +39,8 @@ class EmbedderSettings(ServiceSettings):
         description="availability loads a new version before one that is not wanted leaves; resources the other way",
     )
     load_attempts: int = Field(10, ge=1, description="tries to load a version before it is given up")
+    max_requests: int = Field(2048, ge=1, description="unary requests at work at once; more are refused")
+    max_streams: int = Field(64, ge=1, description="streams open at once; more are refused")
     max_texts: int = Field(256, ge=1, description="texts in one request")
     max_text_characters: int = Field(100_000, ge=1, description="characters in one text")
     max_queued_texts: int = Field(4096, ge=1, description="texts that may wait, in each lane; at least max-texts")

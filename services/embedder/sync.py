@@ -27,6 +27,7 @@ class RegistrySync:
         self._replica_id = replica_id
         self._changed = asyncio.Event()
         residents.on_change(self._changed.set)
+        residents.announce()
 
     async def run(self) -> None:
         """Talk to the registry for ever, reconnecting after a pause when it is away."""
@@ -35,6 +36,7 @@ class RegistrySync:
             try:
                 async for answer in self._stub.Sync(self._reports()):
                     connected = True
+                    self._residents.told()
                     self._residents.want([_desired(item) for item in answer.desired])
             except grpc.RpcError as error:
                 if connected:

@@ -1,6 +1,7 @@
 """One inference process, as seen from the embedder: start it, give it batches, notice its end."""
 
 import asyncio
+import contextvars
 import itertools
 import os
 import socket
@@ -14,7 +15,7 @@ import structlog
 
 from diapason import vectors
 from services.embedder.worker import frames
-from services.embedder.worker.frames import Header, Load
+from services.embedder.worker.frames import Header, LoadSpec
 from services.embedder.worker.runtime import BadVersion, Input, Output
 
 log = structlog.get_logger()
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 _MODULE = "services.embedder.worker"
 # A forward pass is bounded by the batch's tokens; one that takes this long will not end.
 HUNG_SECONDS = 120.0
+# Compiling the largest models that fit a CPU takes minutes.
+LOAD_SECONDS = 600.0
 _CLOSE_SECONDS = 5.0
 
 
@@ -30,11 +33,11 @@ class WorkerLost(Exception):
 
 
 class BatchFailed(Exception):
-    """The process could not compute this batch; it lives on. ``kind`` is the error's name."""
+    """The process could not compute this batch; it lives on. Says the error's name; ``trace`` is for the log."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    def __init__(self, name: str, trace: str = "") -> None:
+        super().__init__(name)
+        self.trace = trace
 
 
 Answered = Callable[[Output | Exception], None]
@@ -61,7 +64,7 @@ class Worker(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def start(cls, what: Load) -> Self:
+    async def start(cls, what: LoadSpec) -> Self:
         """Start a process and have it load. Raises ``BadVersion``, or ``WorkerLost`` if it ended."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -73,7 +76,11 @@ class Worker(asyncio.Protocol):
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
         try:
             worker._write(asdict(what))
-            answer = await worker._loaded
+            try:
+                async with asyncio.timeout(LOAD_SECONDS):
+                    answer = await worker._loaded
+            except TimeoutError as error:
+                raise WorkerLost(f"it was not loaded within {LOAD_SECONDS:.0f} s") from error
             if "refused" in answer:
                 raise BadVersion(answer["refused"])
         except BaseException:
@@ -94,9 +101,14 @@ class Worker(asyncio.Protocol):
         """Send a batch. ``answered`` gets its ``Output``, ``BatchFailed`` or ``WorkerLost``."""
         number = next(self._numbers)
         kind = "texts" if isinstance(inputs[0], str) else "pairs"
-        watchdog = asyncio.get_running_loop().call_later(HUNG_SECONDS, self._process.kill)
+        watchdog = asyncio.get_running_loop().call_later(HUNG_SECONDS, self.kill)
         self._pending[number] = _Pending(answered, watchdog)
         self._write({"id": number, "wide": wide, kind: inputs})
+
+    def kill(self) -> None:
+        """End it at once; what it is at is lost."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     def resident_bytes(self) -> int:
         """Memory of the process, where the system tells."""
@@ -132,7 +144,8 @@ class Worker(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Of `asyncio.Protocol`: the process has ended, or what came from it could not be understood."""
-        self._ending = asyncio.create_task(self._end())
+        # In no request's context, though it may be noticed in one.
+        self._ending = asyncio.create_task(self._end(), context=contextvars.Context())
 
     async def _end(self) -> None:
         how = await self._ended(0.0 if not self._stopping else _CLOSE_SECONDS)
@@ -163,8 +176,7 @@ class Worker(asyncio.Protocol):
 
 def _outcome(header: Header, body: bytes) -> Output | BatchFailed:
     if "error" in header:
-        log.warning("a batch failed", error=header["error"], trace=header["trace"])
-        return BatchFailed(header["error"])
+        return BatchFailed(header["error"], header["trace"])
     tokens = header["tokens"]
     return Output(
         rows=vectors.from_bytes(body, len(body) // 4 // len(tokens)),

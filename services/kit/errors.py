@@ -13,6 +13,8 @@ ServiceError
 
 from dataclasses import dataclass
 
+_MOST_VIOLATIONS = 16
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -31,11 +33,14 @@ class ServiceError(Exception):
 
 
 class InvalidArgument(ServiceError):
-    """The request breaks one or more rules; all that were found are listed."""
+    """The request breaks one or more rules; the first of those that were found are listed."""
 
     def __init__(self, *violations: Violation) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = violations
+        # A status travels in headers, which hold a few kilobytes.
+        shown = [f"{v.field}: {v.description}" for v in violations[:_MOST_VIOLATIONS]]
+        more = [f"and {len(violations) - _MOST_VIOLATIONS} more"] if len(violations) > _MOST_VIOLATIONS else []
+        super().__init__("; ".join([*shown, *more]))
+        self.violations = violations[:_MOST_VIOLATIONS]
 
 
 class NotFound(ServiceError):

@@ -35,6 +35,8 @@ class Host:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                # Channels of ours ping every 30 s (`channels.py`), also while a stream is silent.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
                 # Two processes on one port would share its connections unnoticed.
                 ("grpc.so_reuseport", 0),
             ],

@@ -12,6 +12,8 @@ from grpc_status import rpc_status
 from services.kit import errors
 
 DOMAIN = "diapason"
+# The message travels twice in headers of at most 8 KiB, beside the details.
+_MOST_CHARACTERS = 1500
 
 _CODES: dict[type[errors.ServiceError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -32,7 +34,7 @@ def code_of(error: errors.ServiceError) -> grpc.StatusCode:
 
 def to_status(error: errors.ServiceError, request_id: str) -> grpc.Status:
     """The rich status for a caller: code, message, details and the request id."""
-    status = status_pb2.Status(code=code_of(error).value[0], message=error.message)
+    status = status_pb2.Status(code=code_of(error).value[0], message=error.message[:_MOST_CHARACTERS])
     for detail in (*_details(error), details.RequestInfo(request_id=request_id)):
         packed = Any()
         packed.Pack(detail)

@@ -24,6 +24,6 @@ def test_the_embedders_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path)
         assert row["runs"]
         assert (row["goal"] is None) == (row["met"] is None)
         assert row["name"] in done.stdout
-    assert len([row for row in result["rows"] if row["goal"]]) == 10
+    assert len([row for row in result["rows"] if row["goal"]]) == 11
     assert next(row for row in result["rows"] if "failed during" in row["name"])["value"] == 0
     assert (tmp_path / "embedder.svg").read_text().startswith("<?xml")

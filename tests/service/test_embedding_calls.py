@@ -22,7 +22,7 @@ from diapason.common.v1.version_pb2 import VersionRef
 from diapason.embedder.v1 import embedder_pb2 as pb
 from services.embedder.domain.versions import State
 from tests.conftest import Tiny
-from tests.support.embedding import Embedding, embedding, publish
+from tests.support.embedding import Embedding, changed, embedding, publish
 from tests.support.words import NAMES, document, query
 
 TEXTS = [document(i) * (1 + i % 5) for i in range(40)]
@@ -30,7 +30,9 @@ TEXTS = [document(i) * (1 + i % 5) for i in range(40)]
 
 @pytest.fixture
 async def running(tiny: Tiny, tmp_path: Path) -> AsyncIterator[Embedding]:
-    async with embedding(tmp_path / "store", tmp_path / "cache", max_texts=100, max_queued_texts=100) as started:
+    async with embedding(
+        tmp_path / "store", tmp_path / "cache", max_texts=100, max_queued_texts=100, inference_threads=2
+    ) as started:
         await started.holding(publish(tmp_path / "store", tiny.candidate, 1))
         yield started
 
@@ -295,17 +297,109 @@ async def test_metrics_tell_of_batches_padding_truncation_and_changes(running: E
     def truncated() -> float:
         return REGISTRY.get_sample_value("diapason_embedder_truncated_texts_total", labels) or 0.0
 
-    before = value("tokens_total"), value("padding_tokens_total"), truncated(), value("batch_texts_sum")
+    before = value("tokens_total"), value("batch_tokens_sum"), truncated(), value("batch_texts_sum")
+    padding = value("padding_tokens_total")
     sent = ["tbaba", "tbaba " * 5, "tbaba " * 100]
     answer = await running.stub.Embed(request(running, sent, lane=pb.LANE_BULK))
     assert value("tokens_total") - before[0] == sum(answer.token_counts)
-    assert value("padding_tokens_total") >= before[1]
+    computed = value("batch_tokens_sum") - before[1]
+    assert value("padding_tokens_total") - padding == computed - sum(answer.token_counts)
     assert truncated() - before[2] == 1
     assert value("batch_texts_sum") - before[3] == 3
     for stage in ("queue", "tokenization", "inference", "transport"):
         assert value("stage_seconds_count", stage=stage) > 0
     for stage in ("fetching", "verifying", "loading", "warming", "swap"):
         assert REGISTRY.get_sample_value("diapason_embedder_version_seconds_count", {**labels, "stage": stage})
+
+
+async def test_i10_an_error_of_many_parts_still_fits_into_its_headers(running: Embedding) -> None:
+    error = await failure(running.stub.Embed(request(running, [" "] * 100)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (error.details() or "").endswith("and 84 more")
+
+
+async def test_i10_a_request_beyond_the_bound_on_tokens_is_sent_to_the_stream(tiny: Tiny, tmp_path: Path) -> None:
+    async with embedding(tmp_path / "store", tmp_path / "cache", max_queued_tokens=500) as running:
+        await running.holding(publish(tmp_path / "store", tiny.candidate, 1))
+        long = ["tbaba " * 60] * 20
+        error = await failure(running.stub.Embed(request(running, long)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "use EmbedStream" in (error.details() or "")
+        [answer] = await streamed(running, pb.EmbedStreamRequest(config=config(running), texts=long))
+        assert len(answer.token_counts) == 20
+
+
+async def test_i10_more_streams_than_allowed_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    async with embedding(tmp_path / "store", tmp_path / "cache", max_streams=1) as running:
+        await running.holding(publish(tmp_path / "store", tiny.candidate, 1))
+        first = running.stub.EmbedStream()
+        await first.write(pb.EmbedStreamRequest(config=config(running), texts=TEXTS[:1]))
+        await first.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await streamed(running, *messages(running, TEXTS[:1], 1))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await first.done_writing()
+        assert await first.read() is grpc.aio.EOF
+        assert len(await streamed(running, *messages(running, TEXTS[:1], 1))) == 1
+
+
+async def test_the_models_own_prompts_stand_before_texts_of_each_role(tiny: Tiny, tmp_path: Path) -> None:
+    prompts = {"query": "tbaba ", "document": "tbace "}
+    prompted = changed(tiny, tmp_path / "candidate", {"prompts": prompts}, {})
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        plain, version = publish(tmp_path / "store", tiny.candidate, 1), publish(tmp_path / "store", prompted, 2)
+        await running.holding(plain, version)
+
+        async def rows(of: str, texts: list[str], role: pb.Role.ValueType) -> vectors.Matrix:
+            answer = await running.stub.Embed(
+                pb.EmbedRequest(version=VersionRef(digest=of), texts=texts, role=role, lane=pb.LANE_INTERACTIVE)
+            )
+            return vectors.from_bytes(answer.vectors, answer.dimensions)
+
+        for role, prompt in ((pb.ROLE_QUERY, prompts["query"]), (pb.ROLE_DOCUMENT, prompts["document"])):
+            expected = await rows(plain.digest, [prompt + TEXTS[1]], pb.ROLE_DOCUMENT)
+            for _ in range(2):  # the second time perhaps from the cache
+                assert np.allclose(await rows(version.digest, [TEXTS[1]], role), expected, atol=1e-3)
+            stream_config = pb.EmbedStreamConfig(version=VersionRef(digest=version.digest), role=role)
+            [answer] = await streamed(running, pb.EmbedStreamRequest(config=stream_config, texts=[TEXTS[1]]))
+            assert np.allclose(vectors.from_bytes(answer.vectors, 32), expected, atol=1e-3)
+
+
+async def test_gauges_tell_of_what_waits_and_what_is_resident(running: Embedding) -> None:
+    [resident] = running.residents.all()
+    assert resident.worker
+    os.kill(resident.worker.pid, signal.SIGSTOP)
+    waiting = [asyncio.create_task(_outcome(running, request(running, [TEXTS[i % 40]]))) for i in range(100)]
+    labels = {"model": "tiny", "version": "1"}
+
+    def gauges() -> dict[tuple[str, str], float]:
+        found = {}
+        for family in running.gauges.collect():
+            for sample in family.samples:
+                assert labels.items() <= sample.labels.items()
+                found[sample.name.removeprefix("diapason_embedder_"), sample.labels.get("lane", "")] = sample.value
+        return found
+
+    async with asyncio.timeout(10):
+        while gauges().get(("queued_texts", "interactive"), 0) < 36:  # 100 less two batches of 32
+            await asyncio.sleep(0.01)
+    seen = gauges()
+    assert seen["batches_in_flight", ""] == 2
+    assert seen["queued_tokens", "interactive"] > 36
+    assert seen["queue_age_seconds", "interactive"] > 0
+    assert seen["resident_bytes", ""] > 10_000_000
+    os.kill(resident.worker.pid, signal.SIGCONT)
+    await asyncio.gather(*waiting)
+    assert gauges()["batches_in_flight", ""] == 0
+
+
+async def test_the_series_of_a_version_go_with_it(running: Embedding) -> None:
+    await running.stub.Embed(request(running, TEXTS[:2]))
+    gone, labels = digest(running), {"model": "tiny", "version": "1", "stage": "swap"}
+    assert REGISTRY.get_sample_value("diapason_embedder_version_seconds_count", labels)
+    running.residents.want([])
+    await running.until(gone, State.GONE)
+    assert REGISTRY.get_sample_value("diapason_embedder_version_seconds_count", labels) is None
 
 
 async def test_what_leaves_and_comes_back_serves_again_from_the_cache_on_disk(

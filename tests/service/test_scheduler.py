@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from services.embedder.domain.batching import Batch, Bounds, Lane
-from services.embedder.scheduler import Answer, Item, Request, Scheduler
+from services.embedder.scheduler import Answer, Item, Request, Scheduler, Uncomputable
 from services.embedder.worker.runtime import Input, Output
 from services.embedder.workers import Answered, BatchFailed, WorkerLost
-from services.kit.errors import Overloaded, ServiceError, Unavailable
+from services.kit.errors import Overloaded, Unavailable
 
 IN_AN_HOUR = time.monotonic() + 3600
 LONG_AGO = time.monotonic() - 1
@@ -22,9 +22,13 @@ class Played:
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[Input], bool, Answered]] = []
+        self.killed = False
 
     def submit(self, inputs: Sequence[Input], wide: bool, answered: Answered) -> None:
         self.batches.append((list(inputs), wide, answered))
+
+    def kill(self) -> None:
+        self.killed = True
 
     def inputs(self) -> list[list[Input]]:
         return [inputs for inputs, _, _ in self.batches]
@@ -173,7 +177,7 @@ async def test_a_batch_that_fails_is_taken_apart_until_the_bad_text_is_alone() -
         process.answer(BatchFailed("RuntimeError") if poisoned else None)
         await settled()
         passes += 1
-    failed = [text for text, request in zip(texts, requests, strict=True) if values(request) == ["ServiceError"]]
+    failed = [text for text, request in zip(texts, requests, strict=True) if values(request) == ["Uncomputable"]]
     assert failed == ["poison"]
     assert all(request.done.done() for request in requests)
     assert passes == 11  # 1 of 32, then two halves at each of 16, 8, 4, 2, 1
@@ -219,8 +223,68 @@ async def test_a_text_that_keeps_ending_its_process_gets_the_blame_and_the_other
     assert losses == 3
     assert values(innocent) == [1]
     [failure] = guilty.results
-    assert isinstance(failure, ServiceError)
-    assert "leave it out" in failure.message
+    assert isinstance(failure, Uncomputable)
+    assert "leave it out" in failure.fault
+    again = submit(under_test, ["poison", "bb"])
+    await settled()
+    assert process.answer() == ["bb"]
+    assert values(again) == ["Uncomputable", 2]
+
+
+async def test_a_process_that_can_compute_nothing_any_more_is_ended() -> None:
+    under_test, process = scheduler(slots=1), Played()
+    under_test.attach("v", process)
+    submit(under_test, [f"text {i}" for i in range(64)])
+    await settled()
+    while process.batches:
+        assert not process.killed
+        process.answer(BatchFailed("RuntimeError"))
+        await settled()
+    assert process.killed
+
+
+async def test_i10_texts_that_nobody_waits_for_make_room_when_it_is_needed() -> None:
+    under_test, idle = scheduler(texts=10), Played()
+    under_test.attach("v", idle)
+    under_test.attach("paused", Played())
+    under_test.pause("paused")
+    gone = submit(under_test, ["x"] * 10, version="paused")
+    with pytest.raises(Overloaded):
+        submit(under_test, ["a"])
+    gone.done.cancel()
+    await until_admitted(under_test)
+    await settled()
+    assert idle.inputs() == [["a"]]
+
+
+async def until_admitted(under_test: Scheduler) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                submit(under_test, ["a"])
+                return
+            except Overloaded:
+                await asyncio.sleep(0.01)
+
+
+async def test_i10_who_needs_much_room_is_not_passed_over_by_those_who_need_little() -> None:
+    under_test, process = scheduler(slots=1, texts=10), Played()
+    under_test.attach("v", process)
+    submit(under_test, ["x" * 300] * 10, Lane.BULK)
+    order: list[int] = []
+
+    async def wait(size: int) -> None:
+        await under_test.room(Lane.BULK, [1] * size)
+        order.append(size)
+        submit(under_test, ["y" * 300] * size, Lane.BULK)
+
+    waiting = [asyncio.create_task(wait(size)) for size in (9, 1, 1, 1)]
+    await settled()
+    while not all(task.done() for task in waiting):
+        if process.batches:
+            process.answer()
+        await settled()
+    assert order == [9, 1, 1, 1]
 
 
 async def test_what_waits_for_a_version_that_does_not_come_back_is_answered() -> None:

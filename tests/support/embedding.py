@@ -1,7 +1,9 @@
 """A real embedder in this process, over a real artifact store, told by the test what to hold."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import shutil
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ from diapason.artifact.v1.manifest_pb2 import Lineage
 from diapason.embedder.v1 import embedder_pb2_grpc as rpc
 from services.embedder.__main__ import NAME, assemble
 from services.embedder.domain.versions import State
+from services.embedder.metrics import LiveGauges
 from services.embedder.residents import Desired, Residents
 from services.embedder.settings import EmbedderSettings
 from services.kit.server import Host
 from services.trainer import artifacts
 from services.trainer.domain.model import PublishedVersion
+from tests.conftest import Tiny
 
 
 def publish(store_folder: Path, candidate: Path, number: int) -> PublishedVersion:
@@ -26,6 +30,16 @@ def publish(store_folder: Path, candidate: Path, number: int) -> PublishedVersio
     lineage = Lineage(source="test", run_id=f"run-{number}")
     store = from_url(store_folder.as_uri())
     return artifacts.publish(store, candidate, model="tiny", number=number, lineage=lineage)
+
+
+def changed(tiny: Tiny, folder: Path, description: Mapping[str, object], tokenizer: Mapping[str, object]) -> Path:
+    """A copy of a candidate with other golden texts and another tokenizer model."""
+    shutil.copytree(tiny.candidate, folder)
+    for name, part, changes in (("description.json", None, description), ("tokenizer.json", "model", tokenizer)):
+        content = json.loads((folder / name).read_text())
+        (content[part] if part else content).update(changes)
+        (folder / name).write_text(json.dumps(content))
+    return folder
 
 
 def desired(version: PublishedVersion) -> Desired:
@@ -40,6 +54,7 @@ class Embedding:
     residents: Residents
     channel: grpc.aio.Channel
     settings: EmbedderSettings
+    gauges: LiveGauges
 
     @property
     def stub(self) -> "rpc.EmbedderServiceAsyncStub":
@@ -81,7 +96,7 @@ async def embedding(store_folder: Path, cache: Path, **more: object) -> AsyncIte
     await host.set_ready(True)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Embedding(parts.residents, channel, settings)
+            yield Embedding(parts.residents, channel, settings, LiveGauges(parts.residents, parts.scheduler))
     finally:
         clean = await host.stop(5)
         await parts.residents.close()

@@ -142,6 +142,45 @@ def test_i10_what_nobody_waits_for_is_dropped_and_no_longer_counted() -> None:
     assert len(waiting) == 0
 
 
+class Expiring(Text):
+    """Dead from its so-manieth look on: as time passes between one look and the next."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    @property
+    def dead(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+    @dead.setter
+    def dead(self, value: bool) -> None:
+        """As the base has it."""
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=100))
+def test_i10_counts_stay_right_when_texts_expire_while_they_are_looked_at(looks: list[int]) -> None:
+    waiting = lanes()
+    texts: list[Text] = [Expiring(each) for each in looks]
+    assert waiting.offer("a", Lane.BULK, texts)
+    taken: list[Text] = []
+    while batch := waiting.next_batch(1.0, always):
+        taken += batch.items
+    assert len(taken) == len(set(map(id, taken)))
+    assert len(waiting) == 0
+    assert waiting.tokens(Lane.BULK) == 0
+
+
+def test_purging_drops_the_dead_wherever_they_stand() -> None:
+    waiting = lanes(texts=3)
+    texts = [Text(), Text(dead=True), Text(dead=True)]
+    waiting.offer("a", Lane.BULK, texts)
+    waiting.purge(Lane.BULK)
+    assert len(waiting) == 1
+    assert waiting.offer("a", Lane.BULK, [Text(), Text()])
+
+
 def test_a_version_that_may_not_start_waits_while_others_go() -> None:
     waiting = lanes()
     waiting.offer("a", Lane.INTERACTIVE, [Text(since=0.0)])
@@ -167,8 +206,16 @@ def test_the_estimate_of_tokens_learns_and_is_capped() -> None:
     estimate = TokenEstimate(100)
     before = estimate(120)
     for _ in range(200):
-        estimate.learn(600, 100)
+        estimate.learn(2, 1200, 244)
     assert before == 42
-    assert estimate(120) == pytest.approx(22, abs=1)
+    assert estimate(120) == pytest.approx(26, abs=1)
     assert estimate(10**6) == 100
     assert estimate(0) > 0
+
+
+def test_many_short_texts_do_not_spoil_the_estimate_for_long_ones() -> None:
+    estimate = TokenEstimate(1000)
+    for _ in range(1000):
+        estimate.learn(1, 600, 122)
+        estimate.learn(1, 10, 4)
+    assert estimate(600) == pytest.approx(122, abs=5)

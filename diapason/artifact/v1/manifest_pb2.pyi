@@ -31,21 +31,21 @@ class _FileRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileRole.Val
     DESCRIPTOR: _descriptor.EnumDescriptor
     FILE_ROLE_UNSPECIFIED: _FileRole.ValueType  # 0
     FILE_ROLE_OPENVINO: _FileRole.ValueType  # 1
-    """Needed to serve: OpenVINO IR."""
+    """Needed to serve on a CPU: OpenVINO IR."""
     FILE_ROLE_TOKENIZER: _FileRole.ValueType  # 2
-    """Needed to serve and to train: tokenizer.json."""
+    """Needed to serve on a CPU: tokenizer.json."""
     FILE_ROLE_WEIGHTS: _FileRole.ValueType  # 3
-    """Needed to train on: the sentence-transformers folder, safetensors only."""
+    """Needed to serve on a GPU and to train on: the sentence-transformers folder, safetensors only."""
 
 class FileRole(_FileRole, metaclass=_FileRoleEnumTypeWrapper): ...
 
 FILE_ROLE_UNSPECIFIED: FileRole.ValueType  # 0
 FILE_ROLE_OPENVINO: FileRole.ValueType  # 1
-"""Needed to serve: OpenVINO IR."""
+"""Needed to serve on a CPU: OpenVINO IR."""
 FILE_ROLE_TOKENIZER: FileRole.ValueType  # 2
-"""Needed to serve and to train: tokenizer.json."""
+"""Needed to serve on a CPU: tokenizer.json."""
 FILE_ROLE_WEIGHTS: FileRole.ValueType  # 3
-"""Needed to train on: the sentence-transformers folder, safetensors only."""
+"""Needed to serve on a GPU and to train on: the sentence-transformers folder, safetensors only."""
 Global___FileRole: _TypeAlias = FileRole  # noqa: Y015
 
 @_typing.final

@@ -468,13 +468,18 @@ class Limits(_message.Message):
     MAX_TEXT_CHARACTERS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_TEXTS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     max_texts: _builtins.int
     """In one request or one message of a stream."""
     max_text_characters: _builtins.int
     max_queued_texts: _builtins.int
     """In each lane."""
     max_queued_tokens: _builtins.int
-    """In each lane, by an estimate."""
+    """In each lane, by an estimate; also the most in one request."""
+    max_message_bytes: _builtins.int
+    """Of one request or one message of a stream. What is larger is refused by gRPC itself, with
+    RESOURCE_EXHAUSTED but without RetryInfo.
+    """
     def __init__(
         self,
         *,
@@ -482,10 +487,11 @@ class Limits(_message.Message):
         max_text_characters: _builtins.int = ...,
         max_queued_texts: _builtins.int = ...,
         max_queued_tokens: _builtins.int = ...,
+        max_message_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_queued_texts", b"max_queued_texts", "max_queued_tokens", b"max_queued_tokens", "max_text_characters", b"max_text_characters", "max_texts", b"max_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "max_queued_texts", b"max_queued_texts", "max_queued_tokens", b"max_queued_tokens", "max_text_characters", b"max_text_characters", "max_texts", b"max_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,12 +129,16 @@ class Lanes(Generic[Item]):
 
     def next_batch(self, now: float, may_start: Callable[[str], bool]) -> Batch[Item] | None:
         """The next batch of a version that may start one, or None. What is dead is dropped on the way."""
-        heads = {lane: self._oldest(lane, may_start) for lane in Lane}
-        interactive, bulk = heads[Lane.INTERACTIVE], heads[Lane.BULK]
-        if bulk and (interactive is None or self._overdue(self._queues[Lane.BULK][bulk][0], now)):
-            self._bulk_began = now
-            return self._take(Lane.BULK, bulk)
-        return self._take(Lane.INTERACTIVE, interactive) if interactive else None
+        while True:
+            interactive, bulk = self._oldest(Lane.INTERACTIVE, may_start), self._oldest(Lane.BULK, may_start)
+            lane, version = Lane.INTERACTIVE, interactive
+            if bulk and (interactive is None or self._overdue(self._queues[Lane.BULK][bulk][0], now)):
+                lane, version = Lane.BULK, bulk
+            if version is None:
+                return None
+            if taken := self._take(lane, version):
+                self._bulk_began = now if lane is Lane.BULK else self._bulk_began
+                return Batch(version, lane, taken)
 
     def remove(self, version: str) -> list[Item]:
         """Remove and return all that waits for a version."""
@@ -144,6 +148,12 @@ class Lanes(Generic[Item]):
             self._count(lane, items, -1)
             removed += items
         return removed
+
+    def purge(self, lane: Lane) -> None:
+        """Drop all that is dead in a lane, wherever it stands."""
+        for version, queue in list(self._queues[lane].items()):
+            items = list(queue)
+            self._queues[lane][version] = deque(self._living(lane, items))
 
     def waiting(self) -> Iterator[tuple[Lane, str, int, int, float]]:
         """Lane, version, texts, tokens and the oldest's arrival, for each queue that is not empty."""
@@ -168,19 +178,24 @@ class Lanes(Generic[Item]):
     def _overdue(self, head: Item, now: float) -> bool:
         return now - max(head.since, self._bulk_began) > self._patience
 
-    def _take(self, lane: Lane, version: str) -> Batch[Item]:
+    def _take(self, lane: Lane, version: str) -> list[Item]:
+        """A batch off the queue; nothing if all that was looked through is dead."""
         queue = self._queues[lane][version]
-        window = [queue.popleft() for _ in range(min(WINDOW, len(queue)))]
-        alive = [item for item in window if not item.dead]
+        alive = self._living(lane, [queue.popleft() for _ in range(min(WINDOW, len(queue)))])
+        if not alive:
+            return []
         chosen = similar([item.tokens for item in alive], self._batches[lane])
         taken = [alive[i] for i in chosen]
         left = set(range(len(alive))) - set(chosen)
         queue.extendleft(alive[i] for i in sorted(left, reverse=True))
         self._count(lane, taken, -1)
-        self._count(lane, [item for item in window if item.dead], -1)
-        if not queue:
-            del self._queues[lane][version]
-        return Batch(version, lane, taken)
+        return taken
+
+    def _living(self, lane: Lane, items: list[Item]) -> list[Item]:
+        """Those that are not dead; the others are no longer counted. Asked once: the answer depends on the clock."""
+        dead = [item.dead for item in items]
+        self._count(lane, [item for item, gone in zip(items, dead, strict=True) if gone], -1)
+        return [item for item, gone in zip(items, dead, strict=True) if not gone]
 
     def _count(self, lane: Lane, items: list[Item], sign: int) -> None:
         self._texts[lane] += sign * len(items)
@@ -191,7 +206,11 @@ class TokenEstimate:
     """Tokens of a text by its characters, learnt from what the tokenizer said of earlier ones."""
 
     # English prose has four to five characters to a token; the estimate begins on the safe side.
-    _FIRST, _SHARE, _SPECIAL = 1 / 3, 0.05, 2
+    _FIRST = 1 / 3
+    # Those that encoders put around each text.
+    _SPECIAL = 2
+    # What was seen before counts as much as so many characters.
+    _MEMORY = 20_000
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
@@ -201,7 +220,9 @@ class TokenEstimate:
         """At least 1, at most what the version reads."""
         return min(self._max_tokens, int(characters * self._per_character) + self._SPECIAL)
 
-    def learn(self, characters: int, tokens: int) -> None:
-        """Take note of texts that were not truncated."""
+    def learn(self, texts: int, characters: int, tokens: int) -> None:
+        """Take note of texts that were not truncated, all together."""
         if characters:
-            self._per_character += self._SHARE * (tokens / characters - self._per_character)
+            share = characters / (characters + self._MEMORY)
+            own = max(0, tokens - texts * self._SPECIAL)
+            self._per_character += share * (own / characters - self._per_character)

@@ -14,25 +14,28 @@ from dataclasses import asdict
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from services.embedder.worker import frames, runtime
-from services.embedder.worker.frames import Header, Load
+from services.embedder.worker.frames import Header, LoadSpec
 from services.embedder.worker.runtime import WIDE, BadVersion, Model
 
 
 def serve(connection: socket.socket) -> None:
-    """Load what the first frame says, then answer batches until the embedder closes its side."""
+    """LoadSpec what the first frame says, then answer batches until the embedder closes its side."""
     first = frames.receive(connection)
     if first is None:
         return
-    what = Load(**first[0])
+    what = LoadSpec(**first[0])
     try:
         model = runtime.load(what)
         model.warm()
     except BadVersion as error:
+        traceback.print_exc()
         connection.sendall(frames.encode({"refused": str(error)}))
         return
     except Exception as error:
         traceback.print_exc()
-        connection.sendall(frames.encode({"refused": f"it can't run: {type(error).__name__}: {error}"}))
+        connection.sendall(
+            frames.encode({"refused": f"it can't run ({type(error).__name__}); the embedder's log has it"})
+        )
         return
     connection.sendall(frames.encode({"ready": True}))
     reading, sending = threading.Lock(), threading.Lock()

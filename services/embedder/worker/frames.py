@@ -2,8 +2,8 @@
 
 A frame is two little-endian 32-bit lengths, a JSON header, and bytes (vectors; empty otherwise).
 
-    embedder → process   {folder, …}  once: what to load (`Load`)
-    process → embedder   {description, …}, or {refused: why} and the end
+    embedder → process   {folder, …}  once: what to load (`LoadSpec`)
+    process → embedder   {ready}, or {refused: why} and the end
     embedder → process   {id, texts or pairs, wide}
     process → embedder   {id, tokens, …} with rows, or {id, error, trace}
 """
@@ -21,7 +21,7 @@ Header = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadSpec:
     """What a process is to serve: the verified files in ``folder``, with so many slots of ``threads`` each.
 
     ``wide_threads`` are for one batch that has the machine to itself.

@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 from tokenizers import Encoding, Tokenizer
 
-from services.embedder.worker.frames import Load
+from services.embedder.worker.frames import LoadSpec
 from services.embedder.worker.runtime import WIDE, BadVersion, Input, Output
 
 MODEL_FILE = "openvino/model.xml"
@@ -36,7 +36,7 @@ class OpenVinoModel:
     The constants are shared between the two.
     """
 
-    def __init__(self, what: Load) -> None:
+    def __init__(self, what: LoadSpec) -> None:
         folder = Path(what.folder)
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
@@ -47,7 +47,7 @@ class OpenVinoModel:
             wide = _compile(core, model, 1, what.wide_threads) if what.wide_threads > what.threads else slots
             self._requests = {WIDE: wide.create_infer_request(), **requests}
         except Exception as error:  # tokenizers and openvino raise plain Exception and RuntimeError
-            raise BadVersion(f"it can't be loaded: {error}") from error
+            raise BadVersion(f"it can't be loaded ({type(error).__name__}); the embedder's log has it") from error
         # Set before the first use and never again: after that, threads may share a tokenizer.
         self._tokenizer.enable_truncation(what.max_tokens)
         self._tokenizer.enable_padding(**_padding(self._tokenizer))

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from diapason.vectors import Matrix
-from services.embedder.worker.frames import Load
+from services.embedder.worker.frames import LoadSpec
 
 # A text with its prompt before it, or a query with a text for rerankers.
 Input = str | tuple[str, str]
-NAMES = ("openvino", "torch")
 # A slot's number, or this for the batch that has the machine to itself.
 WIDE = -1
 
@@ -67,8 +66,8 @@ def describe(wanted: str) -> Description:
     return Description("openvino", "CPU", openvino_runtime.describe())
 
 
-def load(what: Load) -> Model:
-    """Load a version. Raises ``BadVersion``."""
+def load(what: LoadSpec) -> Model:
+    """LoadSpec a version. Raises ``BadVersion``."""
     if what.runtime == "torch":
         from services.embedder.worker.torch_runtime import TorchModel
 

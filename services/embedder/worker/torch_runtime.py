@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from services.embedder.worker.frames import Load
+from services.embedder.worker.frames import LoadSpec
 from services.embedder.worker.runtime import BadVersion, Input, Output
 
 WEIGHTS = "weights"
@@ -30,7 +30,7 @@ def describe() -> str:
 class TorchModel:
     """One version on one device. Batches take turns: a GPU gains nothing from two at once."""
 
-    def __init__(self, what: Load) -> None:
+    def __init__(self, what: LoadSpec) -> None:
         kind = CrossEncoder if what.reranker else SentenceTransformer
         torch.set_num_threads(what.wide_threads)
         # TensorFloat-32 where the GPU has it; the golden vectors say whether that is close enough.
@@ -44,7 +44,8 @@ class TorchModel:
                 model_kwargs={"use_safetensors": True},
             )
         except Exception as error:  # every library below has its own
-            raise BadVersion(f"it can't be loaded: {error}") from error
+            raise BadVersion(f"it can't be loaded ({type(error).__name__}); the embedder's log has it") from error
+        self._model.max_seq_length = what.max_tokens
         self._reranker, self._raw, self._max_tokens = what.reranker, what.raw, what.max_tokens
         self._turn = threading.Lock()
 
@@ -52,7 +53,7 @@ class TorchModel:
         """One forward pass, whatever the slot."""
         with self._turn:
             started = time.perf_counter()
-            lengths = [len(ids) for ids in self._token_ids(inputs, truncation=False)]
+            lengths = [len(ids) for ids in self._token_ids(inputs)]
             tokens = [min(length, self._max_tokens) for length in lengths]
             tokenized = time.perf_counter()
             rows = self._scores(inputs) if self._reranker else self._vectors(inputs)
@@ -69,10 +70,10 @@ class TorchModel:
         """One pass, which allocates."""
         self.run([("warm", "up")] if self._reranker else ["warm up"], 0)
 
-    def _token_ids(self, inputs: Sequence[Input], truncation: bool) -> list[list[int]]:
+    def _token_ids(self, inputs: Sequence[Input]) -> list[list[int]]:
         firsts = [item if isinstance(item, str) else item[0] for item in inputs]
         seconds = [item[1] for item in inputs if not isinstance(item, str)] or None
-        encoded = self._model.tokenizer(firsts, seconds, truncation=truncation, padding=False, verbose=False)
+        encoded = self._model.tokenizer(firsts, seconds, truncation=False, padding=False, verbose=False)
         return list(encoded["input_ids"])
 
     def _vectors(self, inputs: Sequence[Input]) -> "np.ndarray[Any, np.dtype[np.float32]]":
@@ -86,5 +87,5 @@ class TorchModel:
         return np.asarray(found, np.float32)
 
     def _scores(self, inputs: Sequence[Input]) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        found = self._model.predict(list(inputs), batch_size=len(inputs), show_progress_bar=False)
+        found = self._model.predict(list(inputs), prompt="", batch_size=len(inputs), show_progress_bar=False)
         return np.asarray(found, np.float32).reshape(-1, 1)
