@@ -42,7 +42,7 @@ class Size:
     overload_seconds: float
 
 
-FULL = Size(7, 128, 600, 2560, 400, 10.0, 10, 4.0, 50, 5.0)
+FULL = Size(6, 128, 600, 2560, 400, 10.0, 10, 4.0, 50, 5.0)
 SHORT = Size(1, 8, 32, 128, 20, 2.0, 1, 2.0, 3, 1.0)
 # Steady interactive load, in queries per second: about a tenth of what two cores can answer.
 INTERACTIVE_RATE = 50.0

@@ -71,12 +71,14 @@ class Callers:
                 number += 1
 
         first, embedded, last = 0.0, 0, 0.0
-        async for answer in self._stub.EmbedStream(messages()):
+        call = self._stub.EmbedStream(messages())
+        async for answer in call:
             last = time.perf_counter()
             if last - begun > seconds:
                 break
             embedded += len(answer.token_counts) if first else 0
             first = first or last
+        call.cancel()  # what it has sent ahead must not be computed beside the next part
         return embedded / (last - first)
 
     async def together(self, digest: str, callers: int, each: int, seed: int) -> dict[str, float]:
