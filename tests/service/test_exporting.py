@@ -169,3 +169,15 @@ def test_a_reranker_may_come_in_a_package_with_only_what_transformers_writes(
     candidate = tmp_path / "job" / "candidate"
     relative = family["bert-reranker"]
     assert np.allclose(Published(candidate).run(list(relative.inputs)), relative.expected, atol=1e-3)
+
+
+def test_the_prompt_for_documents_goes_by_several_names() -> None:
+    """In a process of its own: it needs torch."""
+    script = (
+        "import json, sys; from services.trainer.process.exporting import _prompts;"
+        "print(json.dumps([_prompts(named) for named in json.loads(sys.argv[1])]))"
+    )
+    given = [{"query": "query: ", name: "passage: ", "other": "x"} for name in ("document", "passage", "corpus")]
+    command = [sys.executable, "-c", script, json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [{"query": "query: ", "document": "passage: "}] * 3

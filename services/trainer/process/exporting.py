@@ -71,11 +71,17 @@ def _encoder(model: SentenceTransformer, dimensions: list[int]) -> dict[str, Any
         "dimension": dimension,
         "dimensions": sorted({dimension, *dimensions}, reverse=True),
         "max_tokens": _max_tokens(model),
-        "prompts": {role: model.prompts.get(role) or "" for role in ("query", "document")},
+        "prompts": _prompts(model.prompts),
         "golden_queries": [],
         "golden_texts": list(GOLDEN_TEXTS),
         "golden_vectors": _encoded(golden),
     }
+
+
+def _prompts(named: dict[str, str]) -> dict[str, str]:
+    """By role; models that follow E5 or the BEIR papers call their documents otherwise."""
+    documents = next((named[name] for name in ("document", "passage", "corpus") if named.get(name)), "")
+    return {"query": named.get("query") or "", "document": documents}
 
 
 def _reranker(model: CrossEncoder) -> dict[str, Any]:
