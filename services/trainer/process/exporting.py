@@ -1,6 +1,7 @@
 """From a loaded model to what is published: weights, OpenVINO IR, tokenizer, description."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,9 @@ def _encoder(model: SentenceTransformer, dimensions: list[int]) -> dict[str, Any
     }
 
 
-def _prompts(named: dict[str, str]) -> dict[str, str]:
+def _prompts(named: Mapping[str, str | None]) -> dict[str, str]:
     """By role; models that follow E5 or the BEIR papers call their documents otherwise."""
-    documents = next((named[name] for name in ("document", "passage", "corpus") if named.get(name)), "")
+    documents = next((found for name in ("document", "passage", "corpus") if (found := named.get(name))), "")
     return {"query": named.get("query") or "", "document": documents}
 
 
