@@ -384,7 +384,7 @@ async def test_gauges_tell_of_what_waits_and_what_is_resident(running: Embedding
         while gauges().get(("queued_texts", "interactive"), 0) < 36:  # 100 less two batches of 32
             await asyncio.sleep(0.01)
     seen = gauges()
-    assert seen["batches_in_flight", ""] == 2
+    assert 1 <= seen["batches_in_flight", ""] <= 2  # one, if the first text had the machine to itself
     assert seen["queued_tokens", "interactive"] > 36
     assert seen["queue_age_seconds", "interactive"] > 0
     assert seen["resident_bytes", ""] > 10_000_000
