@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import numpy as np
 
 from benchmarks.reporting import machine
 from services.trainer.domain import gate
+from services.trainer.domain.data import Judged, Judgment, prepare
 from services.trainer.domain.model import TrainingConfig
-from services.trainer.process import evaluating, loading, training
-from services.trainer.process.spec import CORPUS, HELD_OUT, TRAIN, Spec
+from services.trainer.process import evaluating, loading, tuning
+from services.trainer.process.encoding import Encoder
+from services.trainer.process.evaluating import Scores
+from services.trainer.process.spec import CANDIDATE, CORPUS, HELD_OUT, TRAIN, VALIDATION, WEIGHTS, Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples" / "movies"
@@ -45,51 +49,59 @@ def main() -> None:
         sys.stdout.write(f"{row['name']:<44} {row['value']:.3f}  {row['runs']}\n")
 
 
-def _once(seed: int) -> tuple[evaluating.Scores, evaluating.Scores]:
+def _once(seed: int) -> tuple[Scores, Scores]:
     films = {film["id"]: f"{film['title']}\n{film['text']}" for film in _read("films.jsonl")}
     queries = _read("queries.jsonl")
     unseen = set(random.Random(seed).sample(sorted(films), len(films) // 5))  # noqa: S311
-    model = loading.load(BASE)
-    examples = _thumbs(model, films, [q for q in queries if q["split"] == "train" and q["document"] not in unseen])
-    for example in examples:
-        example["negatives"] = [film for film in example["negatives"] if film not in unseen]
+    encode = Encoder(loading.load(BASE))
+    judged = _thumbs(encode, films, [q for q in queries if q["split"] == "train" and q["document"] not in unseen])
+    seen = [replace(one, targets={f: t for f, t in one.targets.items() if f not in unseen}) for one in judged]
+    judgments = [Judgment(one.query, film, target, 1.0) for one in seen for film, target in one.targets.items()]
+    dataset = prepare(judgments, 0.0)
     asked = {q["text"]: {q["document"]: 1.0} for q in queries if q["document"] in unseen}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / HELD_OUT).write_text(json.dumps(asked))
-        _write(folder / CORPUS, [{"id": film, "text": text} for film, text in films.items()])
-        before = evaluating.evaluate(model, [SMALL], folder, _silent)
-        _write(folder / TRAIN, examples)
+        _write(folder / HELD_OUT, [])
         _write(folder / CORPUS, [{"id": film, "text": text} for film, text in films.items() if film not in unseen])
+        _write(folder / TRAIN, [asdict(one) for one in dataset.train])
+        _write(folder / VALIDATION, [asdict(one) for one in dataset.validation])
         config = TrainingConfig()
         spec = Spec(
             kind="fine-tune",
+            base=BASE,
+            current=BASE,
             dimensions=[256, 128, SMALL],
+            recipe=config.recipe,
+            negatives=config.negatives,
             epochs=config.epochs,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             seed=seed,
         )
-        training.train(model, spec, folder)
-        _write(folder / CORPUS, [{"id": film, "text": text} for film, text in films.items()])
-        after = evaluating.evaluate(model, [SMALL], folder, _silent)
+        tuning.tune(spec, folder)
+        tuned = Encoder(loading.load(str(folder / CANDIDATE / WEIGHTS)))
+    before, after = (_scores(encoder, films, asked) for encoder in (encode, tuned))
     low, high = gate.paired_bootstrap(before[384]["ndcg@10"], after[384]["ndcg@10"])
-    sys.stderr.write(f"seed {seed}: {len(asked)} queries, {len(examples)} examples, [{low:+.3f}, {high:+.3f}]\n")
+    sys.stderr.write(f"seed {seed}: {len(asked)} queries, {dataset.positives} liked, [{low:+.3f}, {high:+.3f}]\n")
     return before, after
 
 
-def _thumbs(model: Any, films: dict[str, str], queries: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _scores(encode: Encoder, films: dict[str, str], asked: dict[str, dict[str, float]]) -> Scores:
+    space = evaluating.Space(encode(list(asked), "query"), encode(list(films.values()), "document"), list(films))
+    return evaluating.scores(asked, space.ranked, (384, SMALL))
+
+
+def _thumbs(encode: Encoder, films: dict[str, str], queries: list[dict[str, str]]) -> list[Judged]:
     """What the demo's reader would have liked and refused of five results."""
     ids = list(films)
-    documents = model.encode(list(films.values()), normalize_embeddings=True)
-    asked = model.encode([query["text"] for query in queries], normalize_embeddings=True)
-    examples = []
+    documents = encode(list(films.values()), "document")
+    asked = encode([query["text"] for query in queries], "query")
+    found = []
     for query, scores in zip(queries, asked @ documents.T, strict=True):
         shown = [ids[i] for i in np.argsort(-scores)[:SHOWN]]
         if query["document"] in shown:
-            refused = [film for film in shown if film != query["document"]]
-            examples.append({"query": query["text"], "positive": query["document"], "negatives": refused})
-    return examples
+            found.append(Judged(query["text"], {film: float(film == query["document"]) for film in shown}))
+    return found
 
 
 def _row(name: str, values: list[float], base: list[float]) -> dict[str, Any]:
@@ -113,10 +125,6 @@ def _read(name: str) -> list[dict[str, Any]]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _silent(done: float) -> None:
-    """Progress nobody looks at."""
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ falls on all of them; each ratio is of two of the same round, and the median of 
 """
 
 import argparse
-import socket
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.embedder import stage
-from benchmarks.embedder.players import Player, player
 from benchmarks.embedder.stage import Stage
+from benchmarks.figures import free_port, p99, ratios, say
+from benchmarks.players import Player, player
 from benchmarks.reporting import RESULTS, Row, plot, row, write
 from services.embedder import cores
 
@@ -72,7 +70,7 @@ def throughput(cast: Cast, size: Size) -> list[Row]:
     single: list[float] = []
     bare_single: list[float] = []
     for seed in range(size.rounds):
-        _say(f"round {seed + 1} of {size.rounds}")
+        say(f"round {seed + 1} of {size.rounds}")
         bare.append(cast.bare.play("rate", kind="documents", count=size.documents, seed=seed))
         ours.append(cast.callers[0].play("stream", digest=cast.digest, count=size.documents, seed=seed))
         bare_queries.append(cast.bare.play("rate", kind="queries", count=size.queries, seed=seed))
@@ -82,15 +80,15 @@ def throughput(cast: Cast, size: Size) -> list[Row]:
         bare_single.append(1e3 * cast.bare.play("single", count=size.singles, seed=seed))
         single.append(1e3 * cast.callers[0].play("single", digest=cast.digest, count=size.singles, seed=seed))
     beyond = [mine - its for mine, its in zip(single, bare_single, strict=True)]
-    to_reference = _ratios(together, reference_queries)
+    to_reference = ratios(together, reference_queries)
     return [
         row("documents, bare OpenVINO loop", bare, "texts/s"),
         row("documents, sentence-transformers f32", reference, "texts/s"),
-        row("documents by EmbedStream, to the bare loop", ours, "texts/s", _ratios(ours, bare), ">= 0.9"),
-        row("documents by EmbedStream, to sentence-transformers", ours, "texts/s", _ratios(ours, reference), ">= 3.3"),
+        row("documents by EmbedStream, to the bare loop", ours, "texts/s", ratios(ours, bare), ">= 0.9"),
+        row("documents by EmbedStream, to sentence-transformers", ours, "texts/s", ratios(ours, reference), ">= 3.3"),
         row("queries, bare OpenVINO loop", bare_queries, "texts/s"),
         row("queries, sentence-transformers f32, batched", reference_queries, "texts/s"),
-        row("64 callers, to the bare loop", together, "texts/s", _ratios(together, bare_queries)),
+        row("64 callers, to the bare loop", together, "texts/s", ratios(together, bare_queries)),
         row("64 callers, to sentence-transformers batched", together, "texts/s", to_reference, ">= 1.8"),
         row("one query, bare OpenVINO loop: p50", bare_single, "ms"),
         row("one caller: p50, and how much above the bare loop's", single, "ms", beyond, "<= 1"),
@@ -101,7 +99,7 @@ def lanes(cast: Cast, size: Size) -> list[Row]:
     """Interactive queries while documents stream without end, and what that costs the stream."""
     calm, busy, kept, alone = [], [], [], []
     for seed in range(max(1, size.rounds // 2)):
-        _say(f"lanes, round {seed + 1}")
+        say(f"lanes, round {seed + 1}")
         quiet = _steady(cast.callers[0], [cast.digest], size.interactive_seconds / 2, seed)
         calm.append(1e3 * statistics.median(quiet))
         alone.append(cast.callers[1].play("stream", digest=cast.digest, count=size.documents, seed=seed))
@@ -110,11 +108,11 @@ def lanes(cast: Cast, size: Size) -> list[Row]:
         cast.callers[1].begin("stream_for", digest=cast.digest, seconds=longer, seed=seed)
         during = _steady(cast.callers[0], [cast.digest], size.interactive_seconds, seed + 100)
         kept.append(cast.callers[1].end())
-        busy.append(1e3 * _p99(during))
+        busy.append(1e3 * p99(during))
     return [
         row("interactive p50, nothing else", calm, "ms"),
-        row("interactive p99 while bulk saturates, to that p50", busy, "ms", _ratios(busy, calm), "<= 10"),
-        row("documents per second meanwhile, to the stream alone", kept, "texts/s", _ratios(kept, alone), ">= 0.7"),
+        row("interactive p99 while bulk saturates, to that p50", busy, "ms", ratios(busy, calm), "<= 10"),
+        row("documents per second meanwhile, to the stream alone", kept, "texts/s", ratios(kept, alone), ">= 0.7"),
     ]
 
 
@@ -122,7 +120,7 @@ def swaps(cast: Cast, size: Size) -> list[Row]:
     """p99 under steady load just before and during hot swaps, failed requests, and memory after many."""
     before, during, ratios, took, failed = [], [], [], [], 0
     for seed in range(size.swaps):
-        _say(f"swap {seed + 1} of {size.swaps}")
+        say(f"swap {seed + 1} of {size.swaps}")
         # Each to a version that is new here, and has to be fetched.
         old, new = cast.stage.versions[seed : seed + 2]
         calls = cast.callers[0]
@@ -135,8 +133,8 @@ def swaps(cast: Cast, size: Size) -> list[Row]:
         cast.stage.hold(new)
         found = calls.end()
         failed += sum(found["errors"].values())
-        before.append(1e3 * _p99(quiet))
-        during.append(1e3 * _p99(found["seconds"]))
+        before.append(1e3 * p99(quiet))
+        during.append(1e3 * p99(found["seconds"]))
         ratios.append(during[-1] / before[-1])
     memory = _memory(cast, size)
     return [
@@ -152,7 +150,7 @@ def overload(cast: Cast, size: Size) -> list[Row]:
     """Ten times what can be served: how soon refusals come, and what is still served."""
     refusals, ratios, goodput = [], [], []
     for seed in range(max(1, size.rounds // 2)):
-        _say(f"overload, round {seed + 1}")
+        say(f"overload, round {seed + 1}")
         alone = cast.callers[0].play("stream", digest=cast.digest, count=size.documents, seed=seed)
         found = cast.callers[0].play(
             "overload",
@@ -166,7 +164,7 @@ def overload(cast: Cast, size: Size) -> list[Row]:
             raise RuntimeError(f"requests failed otherwise than by refusal: {found['others']}")
         if not found["refused"]:
             raise RuntimeError("nothing was refused: it was no overload")
-        refusals.append(1e3 * _p99(found["refused"]))
+        refusals.append(1e3 * p99(found["refused"]))
         goodput.append(found["goodput"])
         ratios.append(found["goodput"] / alone)
     return [
@@ -184,7 +182,7 @@ def _memory(cast: Cast, size: Size) -> Row:
         cast.stage.hold(new)
         cast.callers[0].play("single", digest=new.digest, count=10, seed=i)
         marks.append(cast.stage.memory() / 1e6)
-        _say(f"memory after {i + 1} of {size.memory_swaps} swaps: {marks[-1]:.0f} MB")
+        say(f"memory after {i + 1} of {size.memory_swaps} swaps: {marks[-1]:.0f} MB")
     name = f"memory after {size.memory_swaps} swaps, to after the second"
     return row(name, [marks[-1]], "MB", marks[-1] / marks[1], "<= 1.1")
 
@@ -206,22 +204,10 @@ def _steady(callers: Player, digests: list[str], seconds: float, seed: int) -> l
     return list(found["seconds"])
 
 
-def _ratios(values: Sequence[float], to: Sequence[float]) -> list[float]:
-    return [value / other for value, other in zip(values, to, strict=True)]
-
-
-def _p99(values: Sequence[float]) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
-
-
-def _say(what: str) -> None:
-    sys.stderr.write(what + "\n")
-
-
 def measure(base: Path, size: Size, max_tokens: int) -> list[Row]:
     """All rows, for a model as an import leaves it."""
     with (
-        stage.running(base, _free_port(), versions=size.swaps + 1) as embedder,
+        stage.running(base, free_port(), versions=size.swaps + 1) as embedder,
         player("benchmarks.embedder.bare", str(base), str(max_tokens), str(cores.usable())) as bare,
         player("benchmarks.embedder.callers", embedder.address) as one,
         player("benchmarks.embedder.callers", embedder.address) as other,
@@ -231,12 +217,6 @@ def measure(base: Path, size: Size, max_tokens: int) -> list[Row]:
             cast = Cast(embedder, bare, reference, [one, other], embedder.versions[0].digest)
             rows = throughput(cast, size)
         return [*rows, *lanes(cast, size), *overload(cast, size), *swaps(cast, size)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

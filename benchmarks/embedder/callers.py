@@ -1,18 +1,18 @@
 """Contestant: callers of the embedder over gRPC, in a process of their own. `… callers ADDRESS`."""
 
 import asyncio
-import random
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
-from benchmarks.embedder import texts
-from benchmarks.embedder.players import serve
+from benchmarks import calling, texts
+from benchmarks.calling import Caller
+from benchmarks.players import serve
 from diapason.common.v1.version_pb2 import VersionRef
 from diapason.embedder.v1 import embedder_pb2 as pb
 from diapason.embedder.v1 import embedder_pb2_grpc as rpc
@@ -21,23 +21,12 @@ _MESSAGE_TEXTS = 32
 _SECONDS = 60.0
 
 
-class Callers:
+class Callers(Caller):
     """All parts, over one channel."""
-
-    def __init__(self, address: str) -> None:
-        self._runner = asyncio.Runner()
-        self._address = address
-        self._channel: grpc.aio.Channel | None = None
-
-    def play(self, part: Coroutine[Any, Any, Any]) -> Any:
-        """Run a part on the loop that stays."""
-        return self._runner.run(part)
 
     @property
     def _stub(self) -> "rpc.EmbedderServiceAsyncStub":
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address)
-        return rpc.EmbedderServiceStub(self._channel)
+        return rpc.EmbedderServiceStub(self.channel)
 
     async def stream(self, digest: str, count: int, seed: int) -> float:
         """Documents per second by EmbedStream."""
@@ -85,46 +74,25 @@ class Callers:
         """Callers who each ask one query after the other: how many in all, from when to when."""
         queries = iter(texts.queries(callers * each, seed))
         stub = self._stub
-
-        async def caller() -> None:
-            for _ in range(each):
-                await stub.Embed(_query(digest, next(queries)), timeout=_SECONDS)
-
-        began = time.time()
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        return {"asked": callers * each, "began": began, "ended": time.time()}
+        return await calling.together(
+            lambda: stub.Embed(_query(digest, next(queries)), timeout=_SECONDS), callers, each
+        )
 
     async def steady(self, digests: list[str], rate: float, seconds: float, seed: int) -> dict[str, Any]:
         """Queries at random moments, whatever became of those before: seconds of those answered, and errors.
 
         ``digests``: the version to ask for, and those to go over to as soon as they answer.
         """
-        chance = random.Random(seed)  # noqa: S311
         queries = iter(texts.queries(int(rate * seconds * 2) + 100, seed))
-        stub, asked, errors = self._stub, list(digests), Counter[str]()
-        answered: list[float] = []
+        stub, asked = self._stub, list(digests)
 
-        async def call() -> None:
-            started = time.perf_counter()
-            try:
-                await stub.Embed(_query(asked[0], next(queries)), timeout=_SECONDS)
-                answered.append(time.perf_counter() - started)
-            except grpc.aio.AioRpcError as error:
-                errors[error.code().name] += 1
-
-        pending = set[asyncio.Task[None]]()
-        loop = asyncio.get_running_loop()
-        start = due = loop.time()
-        while due - start < seconds:
-            due += chance.expovariate(rate)
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            if len(asked) > 1 and int((due - start) / seconds * len(digests)) > len(digests) - len(asked):
+        def due(part: float) -> None:
+            if len(asked) > 1 and int(part * len(digests)) > len(digests) - len(asked):
                 asked.pop(0)
-            task = asyncio.create_task(call())
-            pending.add(task)
-            task.add_done_callback(pending.discard)
-        await asyncio.gather(*pending)
-        return {"seconds": answered, "errors": errors}
+
+        return await calling.steady(
+            lambda: stub.Embed(_query(asked[0], next(queries)), timeout=_SECONDS), rate, seconds, seed, due
+        )
 
     async def overload(self, digest: str, rate: float, texts_each: int, seconds: float, seed: int) -> dict[str, Any]:
         """Requests of several documents at a steady rate; times of refusals, and documents embedded per second."""

@@ -5,8 +5,8 @@ import time
 
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.embedder import texts
-from benchmarks.embedder.players import serve
+from benchmarks import texts
+from benchmarks.players import serve
 
 _BATCHES = (16, 32, 64)
 

@@ -7,7 +7,7 @@ import numpy as np
 from diapason import vectors
 from diapason.artifact.v1.manifest_pb2 import Manifest
 from diapason.vectors import Matrix
-from services.embedder.worker.runtime import BadVersion, Input, Output
+from services.embedder.worker.runtime import BadVersion, Input, Outcome, Output
 from services.embedder.workers import Worker, WorkerLost
 
 # bf16 against the manifest's float32; measured 0.99998 for all-MiniLM-L6-v2.
@@ -24,13 +24,14 @@ async def probe(worker: Worker, manifest: Manifest) -> None:
         inputs = list(zip(golden.queries, golden.texts, strict=True))
     if not inputs:
         raise BadVersion("its manifest has no golden texts to prove it by")
-    outcome: asyncio.Future[Output | Exception] = asyncio.get_running_loop().create_future()
+    outcome: asyncio.Future[Outcome | Exception] = asyncio.get_running_loop().create_future()
     worker.submit(inputs, True, lambda answer: None if outcome.done() else outcome.set_result(answer))
     answer = await outcome
     if isinstance(answer, WorkerLost):
         raise answer
     if isinstance(answer, Exception):
         raise BadVersion(f"it can't compute its golden texts: {answer}")
+    assert isinstance(answer, Output)  # nothing was to be cut
     expected = vectors.from_bytes(golden.vectors, manifest.dimension or 1)
     if answer.rows.shape != expected.shape:
         raise BadVersion(f"it gives vectors of shape {answer.rows.shape} instead of {expected.shape}")

@@ -7,6 +7,9 @@ from diapason.embedder.v1 import embedder_pb2 as pb
 from services.embedder.residents import Resident, Residents
 from services.kit.errors import InvalidArgument, Violation
 
+# A passage's, at least.
+_LEAST_TOKENS = 16
+
 
 class Checks:
     """The limits of this embedder, and the rules of the contract."""
@@ -40,6 +43,22 @@ class Checks:
             )
         return resident
 
+    def split(self, request: pb.SplitRequest) -> tuple[Resident, int]:
+        """The same of cutting, and the tokens that a passage may have. A text may be blank."""
+        long = [(i, self._length(text)) for i, text in enumerate(request.texts)]
+        wrong = [*_version(request.version), *self.count(request.texts)]
+        wrong += [Violation(f"texts[{i}]", fault) for i, fault in long if fault]
+        resident = self._encoder(request.version, 0, wrong)
+        reads = resident.manifest.max_tokens
+        most, overlap = request.max_tokens or reads, request.overlap_tokens
+        if request.max_tokens and not _LEAST_TOKENS <= request.max_tokens <= reads:
+            wrong.append(Violation("max_tokens", f"is {most}; give {_LEAST_TOKENS} to {reads}, or 0 for {reads}"))
+        if overlap and overlap * 2 >= most:
+            wrong.append(Violation("overlap_tokens", f"is {overlap}; give less than half of max_tokens, {most}"))
+        if wrong:
+            raise InvalidArgument(*wrong)
+        return resident, most
+
     def count(self, texts: Sequence[str]) -> list[Violation]:
         """Whether there are too few or too many."""
         if 1 <= len(texts) <= self.limits.max_texts:
@@ -55,6 +74,9 @@ class Checks:
         """What is wrong with one text, if anything is."""
         if not text or text.isspace():
             return "is empty; leave it out"
+        return self._length(text)
+
+    def _length(self, text: str) -> str | None:
         if len(text) > self.limits.max_text_characters:
             return f"has {len(text)} characters; the most is {self.limits.max_text_characters}"
         return None

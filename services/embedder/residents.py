@@ -347,6 +347,7 @@ class Residents:
         self._become(resident, State.GONE)
         self._tell_stage(resident, "gone", 0.0)
         del self._held[resident.desired.digest]
+        self._expect()  # it may have been wanted again while it left
         self._changed()
 
     async def _announced(self) -> None:

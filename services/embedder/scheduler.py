@@ -20,7 +20,7 @@ import structlog
 
 from services.embedder.domain.batching import Batch, Bounds, Lane, Lanes
 from services.embedder.domain.caching import Cache
-from services.embedder.worker.runtime import Input, Output
+from services.embedder.worker.runtime import Outcome, Output, Passages, Work
 from services.embedder.workers import Answered, BatchFailed, WorkerLost
 from services.kit.context import request_id
 from services.kit.errors import InvalidArgument, Overloaded, ServiceError, Unavailable, Violation
@@ -60,7 +60,7 @@ class Computes(Protocol):
         """End it at once, as if it had crashed."""
         ...
 
-    def submit(self, inputs: Sequence[Input], wide: bool, answered: Answered) -> None:
+    def submit(self, inputs: Sequence[Work], wide: bool, answered: Answered) -> None:
         """Send a batch."""
         ...
 
@@ -77,7 +77,7 @@ class Answer:
     inference: float = 0.0
 
 
-Result = Answer | ServiceError
+Result = Answer | Passages | ServiceError
 
 
 class Request:
@@ -104,10 +104,15 @@ class Item:
 
     request: Request
     index: int
-    input: Input
+    input: Work
     tokens: int
     since: float
     losses: int = 0
+
+    @property
+    def kind(self) -> type[Work]:
+        """Texts, pairs and cuts don't go together."""
+        return type(self.input)
 
     @property
     def dead(self) -> bool:
@@ -171,7 +176,7 @@ class Scheduler:
         self._pump_soon()
 
     def submit(
-        self, version: str, lane: Lane, inputs: Sequence[Input], tokens: Sequence[int], deadline: float
+        self, version: str, lane: Lane, inputs: Sequence[Work], tokens: Sequence[int], deadline: float
     ) -> Request:
         """Queue texts with estimates of their tokens.
 
@@ -271,7 +276,7 @@ class Scheduler:
         process.solo = batch.solo
         started = time.perf_counter()
 
-        def answered(outcome: Output | Exception) -> None:
+        def answered(outcome: Outcome | Exception) -> None:
             self._free += cost
             process.in_flight -= 1
             process.solo = False
@@ -280,9 +285,9 @@ class Scheduler:
         assert process.computes is not None  # it may start
         process.computes.submit([item.input for item in items], wide, answered)
 
-    def _settle(self, batch: Batch[Item], outcome: Output | Exception, started: float) -> None:
+    def _settle(self, batch: Batch[Item], outcome: Outcome | Exception, started: float) -> None:
         match outcome:
-            case Output():
+            case Output() | list():
                 if process := self._processes.get(batch.version):
                     process.failures = 0
                 try:
@@ -332,7 +337,11 @@ class Scheduler:
         if until and time.monotonic() < until:
             item.request.settle(item.index, Uncomputable(_ENDS_PROCESS))
 
-    def _deliver(self, batch: Batch[Item], output: Output, started: float) -> None:
+    def _deliver(self, batch: Batch[Item], output: Outcome, started: float) -> None:
+        if isinstance(output, list):
+            for item, passages in zip(batch.items, output, strict=True):
+                item.request.settle(item.index, passages)
+            return
         seconds = time.perf_counter() - started
         self._tokens_per_second += 0.05 * (
             sum(output.tokens) * self._slots / max(seconds, 1e-6) - self._tokens_per_second
@@ -352,5 +361,5 @@ class Scheduler:
         self._observer.computed(batch, output, started - min(item.since for item in batch.items), seconds)
 
 
-def _fingerprint(text: Input) -> bytes:
-    return hashlib.sha256("\0".join([text] if isinstance(text, str) else text).encode()).digest()
+def _fingerprint(text: Work) -> bytes:
+    return hashlib.sha256("\0".join([text] if isinstance(text, str) else map(str, text)).encode()).digest()

@@ -1,6 +1,7 @@
 """The contract, translated to and from `embedding.py`."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 import grpc
 
@@ -15,16 +16,17 @@ from services.embedder.residents import Residents
 from services.embedder.scheduler import Answer, Result, Uncomputable
 from services.embedder.settings import EmbedderSettings
 from services.embedder.streaming import Stream
-from services.embedder.worker.runtime import Description
+from services.embedder.worker.runtime import Cut, Description, Passages
 from services.kit.admission import Admission
 from services.kit.channels import MAX_MESSAGE_BYTES
 from services.kit.errors import InvalidArgument, ServiceError, Violation
 
+Answered = TypeVar("Answered", Answer, Passages)
 Context = grpc.aio.ServicerContext[object, object]
 
 
 class EmbedderServicer(rpc.EmbedderServiceServicer):
-    """Embed, EmbedStream, Rerank and GetInfo."""
+    """Embed, EmbedStream, Rerank, Split and GetInfo."""
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
                 results = await self._embedding.queries(resident, texts)
             else:
                 results = await self._embedding.compute(resident, lane, texts)
-        answers = _all_answered(results)
+        answers = _all_answered(results, Answer)
         return pb.EmbedResponse(
             version=wire.ref_of(resident),
             dimensions=request.dimensions or resident.manifest.dimension,
@@ -96,7 +98,7 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
         lane = wire.lane(request.lane, Lane.INTERACTIVE)
         with resident.usage.held():
             pairs = [(request.query, text) for text in request.texts]
-            answers = _all_answered(await self._embedding.compute(resident, lane, pairs))
+            answers = _all_answered(await self._embedding.compute(resident, lane, pairs), Answer)
         return pb.RerankResponse(
             version=wire.ref_of(resident),
             scores=[float(answer.row[0]) for answer in answers],
@@ -105,6 +107,22 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
             timings=wire.timings(answers),
         )
 
+    async def Split(self, request: pb.SplitRequest, context: Context) -> pb.SplitResponse:
+        """Cut texts into passages, by the tokens of exactly the version asked for."""
+        with self._requests.admitted():
+            return await self._split(request)
+
+    async def _split(self, request: pb.SplitRequest) -> pb.SplitResponse:
+        resident, most = self._checks.split(request)
+        prompt = wire.prompt(resident, pb.ROLE_DOCUMENT)
+        with resident.usage.held():
+            cuts = [Cut(prompt, text, most, request.overlap_tokens) for text in request.texts]
+            texts = _all_answered(await self._embedding.compute(resident, Lane.BULK, cuts), Passages)
+        if not all(text.spans for text in texts):
+            fault = f"is {most}, and the version's prompt and special tokens leave too little of that; give more"
+            raise InvalidArgument(Violation("max_tokens", fault))
+        return pb.SplitResponse(version=wire.ref_of(resident), texts=[wire.passages(text) for text in texts])
+
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:
         """Limits, device and versions."""
         info = pb.GetInfoResponse(versions=wire.statuses(self._residents.all()))
@@ -112,7 +130,7 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
         return info
 
 
-def _all_answered(results: Sequence[Result]) -> list[Answer]:
+def _all_answered(results: Sequence[Result], kind: type[Answered]) -> list[Answered]:
     """The answers. Raises the first failure, with the name of its text."""
     answers = []
     for index, result in enumerate(results):
@@ -120,5 +138,6 @@ def _all_answered(results: Sequence[Result]) -> list[Answer]:
             raise InvalidArgument(Violation(f"texts[{index}]", result.fault))
         if isinstance(result, ServiceError):
             raise result
+        assert isinstance(result, kind)  # as it was asked for
         answers.append(result)
     return answers

@@ -10,6 +10,7 @@ from services.embedder.domain.batching import Lane
 from services.embedder.domain.versions import State
 from services.embedder.residents import Resident
 from services.embedder.scheduler import Answer, Result
+from services.embedder.worker.runtime import Passages
 
 _STATES = {state: pb.VersionState.Value(f"VERSION_STATE_{state.name}") for state in State}
 _LANES = {pb.LANE_INTERACTIVE: Lane.INTERACTIVE, pb.LANE_BULK: Lane.BULK}
@@ -48,6 +49,11 @@ def statuses(residents: Sequence[Resident]) -> list[pb.VersionStatus]:
         )
         for resident in residents
     ]
+
+
+def passages(text: Passages) -> pb.TextPassages:
+    """Of one text."""
+    return pb.TextPassages(starts=[start for start, _ in text.spans], ends=[end for _, end in text.spans])
 
 
 def timings(results: Sequence[Result]) -> pb.Timings:

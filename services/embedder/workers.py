@@ -16,10 +16,11 @@ import structlog
 from diapason import vectors
 from services.embedder.worker import frames
 from services.embedder.worker.frames import Header, LoadSpec
-from services.embedder.worker.runtime import BadVersion, Input, Output
+from services.embedder.worker.runtime import BadVersion, Cut, Outcome, Output, Passages, Work
 
 log = structlog.get_logger()
 
+_KINDS = {str: "texts", tuple: "pairs", Cut: "cuts"}
 _MODULE = "services.embedder.worker"
 # A forward pass is bounded by the batch's tokens; one that takes this long will not end.
 HUNG_SECONDS = 120.0
@@ -40,7 +41,7 @@ class BatchFailed(Exception):
         self.trace = trace
 
 
-Answered = Callable[[Output | Exception], None]
+Answered = Callable[[Outcome | Exception], None]
 
 
 @dataclass
@@ -97,13 +98,12 @@ class Worker(asyncio.Protocol):
         """Call ``callback`` with how it ended, if it ends before `stop`."""
         self._on_lost = callback
 
-    def submit(self, inputs: Sequence[Input], wide: bool, answered: Answered) -> None:
-        """Send a batch. ``answered`` gets its ``Output``, ``BatchFailed`` or ``WorkerLost``."""
+    def submit(self, inputs: Sequence[Work], wide: bool, answered: Answered) -> None:
+        """Send a batch of one kind. ``answered`` gets its ``Outcome``, ``BatchFailed`` or ``WorkerLost``."""
         number = next(self._numbers)
-        kind = "texts" if isinstance(inputs[0], str) else "pairs"
         watchdog = asyncio.get_running_loop().call_later(HUNG_SECONDS, self.kill)
         self._pending[number] = _Pending(answered, watchdog)
-        self._write({"id": number, "wide": wide, kind: inputs})
+        self._write({"id": number, "wide": wide, _KINDS[type(inputs[0])]: inputs})
 
     def kill(self) -> None:
         """End it at once; what it is at is lost."""
@@ -174,9 +174,11 @@ class Worker(asyncio.Protocol):
         self._transport.write(frames.encode(header))
 
 
-def _outcome(header: Header, body: bytes) -> Output | BatchFailed:
+def _outcome(header: Header, body: bytes) -> Outcome | BatchFailed:
     if "error" in header:
         return BatchFailed(header["error"], header["trace"])
+    if "passages" in header:
+        return [Passages([(start, end) for start, end in spans]) for spans in header["passages"]]
     tokens = header["tokens"]
     return Output(
         rows=vectors.from_bytes(body, len(body) // 4 // len(tokens)),

@@ -14,12 +14,13 @@ class Admission:
         self._admitted = 0
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold a place for the block. Raises ``Overloaded`` at once if there is none."""
-        if self._admitted >= self._limit:
-            raise Overloaded(f"{self._limit} requests are at work already; try again after the delay given")
-        self._admitted += 1
+    def admitted(self, places: int = 1) -> Iterator[None]:
+        """Hold places for the block, all of them at most. Raises ``Overloaded`` at once if so many are not free."""
+        places = min(places, self._limit)
+        if self._admitted + places > self._limit:
+            raise Overloaded(f"{self._limit} requests may be at work at once; try again after the delay given")
+        self._admitted += places
         try:
             yield
         finally:
-            self._admitted -= 1
+            self._admitted -= places

@@ -38,7 +38,7 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if details.method not in self._metrics:
             self._metrics[details.method] = MethodMetrics(details.method)
-        call = _Call(details, self._metrics[details.method], self._default_timeout)
+        call = _Call(details, self._metrics[details.method])
         if handler.response_streaming:
             wrap = (
                 grpc.stream_stream_rpc_method_handler
@@ -52,24 +52,27 @@ class RequestInterceptor(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            behaviour = call.unary(handler.stream_unary or handler.unary_unary)
+            # What a caller streams takes as long as it takes, as in the other direction.
+            most = None if handler.request_streaming else self._default_timeout
+            behaviour = call.unary(handler.stream_unary or handler.unary_unary, most)
         return wrap(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
 class _Call:
     """One call of one method."""
 
-    def __init__(self, details: grpc.HandlerCallDetails, metrics: MethodMetrics, default_timeout: float) -> None:
+    def __init__(self, details: grpc.HandlerCallDetails, metrics: MethodMetrics) -> None:
         self._details = details
         self._metrics = metrics
-        self._default_timeout = default_timeout
         self._started = 0.0
         self._span: Span = INVALID_SPAN
 
-    def unary(self, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    def unary(
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], most: float | None
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def handle(request: Any, context: Context) -> Any:
             given = context.time_remaining()
-            seconds = self._default_timeout if given is None else min(given, self._default_timeout)
+            seconds = min((limit for limit in (given, most) if limit is not None), default=None)
             self._begin(context, seconds)
             with self._metrics.serving():
                 try:

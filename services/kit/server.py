@@ -26,6 +26,10 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+class CannotStart(Exception):
+    """What a service was told to use can't be used; the message says why and what to do."""
+
+
 class Host:
     """What a service's composition root is given to plug itself into."""
 
@@ -105,6 +109,14 @@ async def _serve(name: str, settings: Settings, build: Build[Settings]) -> int:
     host = Host(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, host.stopping.set)
+    try:
+        return await _serve_built(name, settings, build, host)
+    except CannotStart as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+
+
+async def _serve_built(name: str, settings: Settings, build: Build[Settings], host: Host) -> int:
     async with build(settings, host):
         try:
             port = await host.start(settings.listen)

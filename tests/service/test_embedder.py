@@ -262,6 +262,19 @@ async def test_a_restart_without_the_registry_serves_what_was_wanted_last(tiny: 
         assert (await embed(again, version.digest, TEXTS)).shape == (3, 32)
 
 
+async def test_a_version_wanted_again_while_it_leaves_comes_back(tiny: Tiny, other_tiny: Tiny, tmp_path: Path) -> None:
+    first, second = (publish(tmp_path / "store", built.candidate, i + 1) for i, built in enumerate([tiny, other_tiny]))
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        await running.holding(first)
+        running.residents.announce()  # from here on it waits, while leaving, until that was heard
+        running.residents.want([desired(second)])
+        await running.until(first.digest, State.QUIESCING)
+        running.residents.want([desired(first), desired(second)])
+        running.residents.told()
+        await running.until(first.digest, State.READY)
+        assert (await embed(running, first.digest, TEXTS)).shape == (3, 32)
+
+
 async def test_i10_the_cache_on_disk_is_bounded_and_keeps_what_is_in_use(
     tiny: Tiny, other_tiny: Tiny, tmp_path: Path
 ) -> None:

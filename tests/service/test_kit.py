@@ -45,6 +45,9 @@ class Scripted(rpc.EmbedderServiceServicer):
     async def Rerank(self, request: pb.RerankRequest, context: object) -> pb.RerankResponse:
         raise AssertionError("nobody asks for it")
 
+    async def Split(self, request: pb.SplitRequest, context: object) -> pb.SplitResponse:
+        raise AssertionError("nobody asks for it")
+
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: object
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
@@ -153,6 +156,34 @@ async def test_i10_a_request_without_a_deadline_gets_one() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rpc.EmbedderServiceStub(channel).GetInfo(pb.GetInfoRequest())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_what_a_caller_streams_takes_as_long_as_it_takes() -> None:
+    """A large import goes on for minutes; a bound on requests is not for it."""
+
+    async def count(requests: AsyncIterator[pb.GetInfoRequest], context: object) -> pb.GetInfoResponse:
+        return pb.GetInfoResponse(replica_id=str(len([request async for request in requests])))
+
+    def add(servicer: object, server: grpc.aio.Server) -> None:
+        take_in = grpc.stream_unary_rpc_method_handler(
+            count, pb.GetInfoRequest.FromString, pb.GetInfoResponse.SerializeToString
+        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Uploads", {"Upload": take_in}),))
+
+    async def slowly() -> AsyncIterator[pb.GetInfoRequest]:
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            yield pb.GetInfoRequest()
+
+    host = Host(ServiceSettings(listen="127.0.0.1:0", request_timeout_seconds=0.1))
+    host.serve("test.Uploads", add, object())
+    port = await host.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        upload = channel.stream_unary(
+            "/test.Uploads/Upload", pb.GetInfoRequest.SerializeToString, pb.GetInfoResponse.FromString
+        )
+        assert (await upload(slowly())).replica_id == "3"
+    await host.stop(5)
 
 
 async def test_calls_to_others_get_what_is_left_of_the_deadline() -> None:

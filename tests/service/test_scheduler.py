@@ -9,7 +9,7 @@ import pytest
 
 from services.embedder.domain.batching import Batch, Bounds, Lane
 from services.embedder.scheduler import Answer, Item, Request, Scheduler, Uncomputable
-from services.embedder.worker.runtime import Input, Output
+from services.embedder.worker.runtime import Output, Work
 from services.embedder.workers import Answered, BatchFailed, WorkerLost
 from services.kit.errors import Overloaded, Unavailable
 
@@ -21,26 +21,26 @@ class Played:
     """A process that the test answers for."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[list[Input], bool, Answered]] = []
+        self.batches: list[tuple[list[Work], bool, Answered]] = []
         self.killed = False
 
-    def submit(self, inputs: Sequence[Input], wide: bool, answered: Answered) -> None:
+    def submit(self, inputs: Sequence[Work], wide: bool, answered: Answered) -> None:
         self.batches.append((list(inputs), wide, answered))
 
     def kill(self) -> None:
         self.killed = True
 
-    def inputs(self) -> list[list[Input]]:
+    def inputs(self) -> list[list[Work]]:
         return [inputs for inputs, _, _ in self.batches]
 
-    def answer(self, outcome: Exception | None = None) -> list[Input]:
+    def answer(self, outcome: Exception | None = None) -> list[Work]:
         """Answer the oldest batch, with its texts' lengths as vectors; returns its texts."""
         inputs, _, answered = self.batches.pop(0)
         answered(outcome or output(inputs))
         return inputs
 
 
-def output(inputs: Sequence[Input]) -> Output:
+def output(inputs: Sequence[Work]) -> Output:
     rows = np.array([[len(text)] for text in inputs], np.float32)
     return Output(rows, [len(text) for text in inputs], [False] * len(inputs), 100, 0.001, 0.002)
 
@@ -203,6 +203,21 @@ async def test_a_lost_batch_is_tried_again_text_by_text_with_nothing_beside() ->
         await settled()
     assert alone == [["a"], ["bb"], ["ccc"], ["dddd"]]
     assert [values(request) for request in (*requests, later)] == [[1], [2], [3], [4]]
+
+
+async def test_i10_a_text_whose_caller_went_while_it_waited_to_be_tried_again_is_not_computed() -> None:
+    under_test, process = scheduler(slots=1), Played()
+    under_test.attach("v", process)
+    gone, wanted = submit(under_test, ["gone"]), submit(under_test, ["wanted"])
+    await settled()
+    under_test.pause("v")
+    process.answer(WorkerLost("killed"))
+    gone.done.cancel()
+    successor = Played()
+    under_test.attach("v", successor)
+    await settled()
+    assert successor.answer() == ["wanted"]
+    await wanted.done
 
 
 async def test_a_text_that_keeps_ending_its_process_gets_the_blame_and_the_others_their_vectors() -> None:

@@ -21,3 +21,13 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
     for _ in range(3):
         with pytest.raises(RuntimeError), admission.admitted():
             raise RuntimeError
+
+
+def test_what_needs_more_places_than_there_are_takes_them_all() -> None:
+    admission = Admission(3)
+    with admission.admitted(8), pytest.raises(Overloaded), admission.admitted():
+        pass
+    with admission.admitted(), pytest.raises(Overloaded), admission.admitted(3):
+        pass
+    with admission.admitted(3):
+        pass

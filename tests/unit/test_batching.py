@@ -20,6 +20,7 @@ class Text:
     tokens: int = 10
     since: float = 0.0
     dead: bool = False
+    kind: str = "text"
 
 
 def lanes(patience: float = 0.1, texts: int = 1000, tokens: int = 100_000) -> Lanes[Text]:
@@ -219,3 +220,17 @@ def test_many_short_texts_do_not_spoil_the_estimate_for_long_ones() -> None:
         estimate.learn(1, 600, 122)
         estimate.learn(1, 10, 4)
     assert estimate(600) == pytest.approx(122, abs=5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["text", "cut"]), st.integers(1, 500)), min_size=1, max_size=120))
+def test_a_batch_has_texts_of_one_kind_and_none_waits_for_ever(sent: list[tuple[str, int]]) -> None:
+    waiting = lanes()
+    texts = [Text(tokens, kind=kind) for kind, tokens in sent]
+    assert waiting.offer("a", Lane.BULK, texts)
+    taken: list[Text] = []
+    while batch := waiting.next_batch(0.0, always):
+        assert len({text.kind for text in batch.items}) == 1
+        oldest = next(text for text in texts if not any(text is other for other in taken))
+        assert any(text is oldest for text in batch.items)
+        taken += batch.items
+    assert len(taken) == len(texts)

@@ -373,6 +373,94 @@ class RerankResponse(_message.Message):
 Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
 @_typing.final
+class SplitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    max_tokens: _builtins.int
+    """In a passage at most, special tokens and the version's document prompt included. Zero for what the version
+    reads; else from 16 to that.
+    """
+    overlap_tokens: _builtins.int
+    """Shared by neighbouring passages; less than half of max_tokens."""
+    @_builtins.property
+    def version(self) -> _version_pb2.VersionRef: ...
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        version: _version_pb2.VersionRef | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        max_tokens: _builtins.int = ...,
+        overlap_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "overlap_tokens", b"overlap_tokens", "texts", b"texts", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitRequest: _TypeAlias = SplitRequest  # noqa: Y015
+
+@_typing.final
+class SplitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> _version_pb2.VersionRef: ...
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextPassages]:
+        """Per text, in order."""
+
+    def __init__(
+        self,
+        *,
+        version: _version_pb2.VersionRef | None = ...,
+        texts: _abc.Iterable[Global___TextPassages] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitResponse: _TypeAlias = SplitResponse  # noqa: Y015
+
+@_typing.final
+class TextPassages(_message.Message):
+    """In the order of the text. Every character but white space lies in at least one passage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTS_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Characters (Unicode code points) of the text: `starts[i]` to before `ends[i]`."""
+
+    @_builtins.property
+    def ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        starts: _abc.Iterable[_builtins.int] | None = ...,
+        ends: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "starts", b"starts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextPassages: _TypeAlias = TextPassages  # noqa: Y015
+
+@_typing.final
 class Timings(_message.Message):
     """Each the longest of the request's texts; a text answered from the cache has none."""
 

@@ -49,6 +49,11 @@ class EmbedderServiceStub:
                 request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.SerializeToString,
                 response_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.FromString,
                 _registered_method=True)
+        self.Split = channel.unary_unary(
+                '/diapason.embedder.v1.EmbedderService/Split',
+                request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitRequest.SerializeToString,
+                response_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/diapason.embedder.v1.EmbedderService/GetInfo',
                 request_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.GetInfoRequest.SerializeToString,
@@ -83,6 +88,13 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Split(self, request, context):
+        """Cuts texts into passages of so many tokens of an encoder version. Errors as for Embed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """Limits, device, and what is resident.
         """
@@ -107,6 +119,11 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.Rerank,
                     request_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.FromString,
                     response_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.SerializeToString,
+            ),
+            'Split': grpc.unary_unary_rpc_method_handler(
+                    servicer.Split,
+                    request_deserializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitRequest.FromString,
+                    response_serializer=diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -195,6 +212,33 @@ class EmbedderService:
             '/diapason.embedder.v1.EmbedderService/Rerank',
             diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankRequest.SerializeToString,
             diapason_dot_embedder_dot_v1_dot_embedder__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Split(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.embedder.v1.EmbedderService/Split',
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitRequest.SerializeToString,
+            diapason_dot_embedder_dot_v1_dot_embedder__pb2.SplitResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class EmbedderServiceStub:
     """
     Rerank: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.RerankRequest, _embedder_pb2.RerankResponse]
     """Scores each text for one query with a reranker version. Errors as for Embed."""
+    Split: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.SplitRequest, _embedder_pb2.SplitResponse]
+    """Cuts texts into passages of so many tokens of an encoder version. Errors as for Embed."""
     GetInfo: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetInfoRequest, _embedder_pb2.GetInfoResponse]
     """Limits, device, and what is resident."""
 
@@ -59,6 +61,8 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """
     Rerank: _aio.UnaryUnaryMultiCallable[_embedder_pb2.RerankRequest, _embedder_pb2.RerankResponse]  # type: ignore[assignment]
     """Scores each text for one query with a reranker version. Errors as for Embed."""
+    Split: _aio.UnaryUnaryMultiCallable[_embedder_pb2.SplitRequest, _embedder_pb2.SplitResponse]  # type: ignore[assignment]
+    """Cuts texts into passages of so many tokens of an encoder version. Errors as for Embed."""
     GetInfo: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetInfoRequest, _embedder_pb2.GetInfoResponse]  # type: ignore[assignment]
     """Limits, device, and what is resident."""
 
@@ -91,6 +95,14 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_pb2.RerankResponse, _abc.Awaitable[_embedder_pb2.RerankResponse]]:
         """Scores each text for one query with a reranker version. Errors as for Embed."""
+
+    @_abc_1.abstractmethod
+    def Split(
+        self,
+        request: _embedder_pb2.SplitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.SplitResponse, _abc.Awaitable[_embedder_pb2.SplitResponse]]:
+        """Cuts texts into passages of so many tokens of an encoder version. Errors as for Embed."""
 
     @_abc_1.abstractmethod
     def GetInfo(

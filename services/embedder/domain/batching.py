@@ -28,6 +28,11 @@ class Waiting(Protocol):
         ...
 
     @property
+    def kind(self) -> object:
+        """A batch has texts of one kind."""
+        ...
+
+    @property
     def dead(self) -> bool:
         """Nobody waits for it any more."""
         ...
@@ -184,7 +189,8 @@ class Lanes(Generic[Item]):
         alive = self._living(lane, [queue.popleft() for _ in range(min(WINDOW, len(queue)))])
         if not alive:
             return []
-        chosen = similar([item.tokens for item in alive], self._batches[lane])
+        alike = [i for i, item in enumerate(alive) if item.kind == alive[0].kind]
+        chosen = [alike[i] for i in similar([alive[i].tokens for i in alike], self._batches[lane])]
         taken = [alive[i] for i in chosen]
         left = set(range(len(alive))) - set(chosen)
         queue.extendleft(alive[i] for i in sorted(left, reverse=True))

@@ -13,9 +13,9 @@ from dataclasses import asdict
 # Each slot's thread tokenizes its own batch; set before the tokenizers' library looks.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from services.embedder.worker import frames, runtime
+from services.embedder.worker import cutting, frames, runtime
 from services.embedder.worker.frames import Header, LoadSpec
-from services.embedder.worker.runtime import WIDE, BadVersion, Model
+from services.embedder.worker.runtime import WIDE, BadVersion, Cut, Model
 
 
 def serve(connection: socket.socket) -> None:
@@ -63,8 +63,11 @@ def _work(model: Model, slot: int, connection: socket.socket, reading: threading
 
 
 def _answer(model: Model, slot: int, batch: Header) -> bytes:
-    inputs = batch["texts"] if "texts" in batch else [(query, text) for query, text in batch["pairs"]]
     try:
+        if "cuts" in batch:
+            cut = [cutting.cut(model, Cut(*asked)).spans for asked in batch["cuts"]]
+            return frames.encode({"id": batch["id"], "passages": cut})
+        inputs = batch["texts"] if "texts" in batch else [(query, text) for query, text in batch["pairs"]]
         output = model.run(inputs, WIDE if batch["wide"] else slot)
     except Exception as error:
         name = type(error).__name__

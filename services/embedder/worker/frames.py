@@ -4,8 +4,8 @@ A frame is two little-endian 32-bit lengths, a JSON header, and bytes (vectors; 
 
     embedder → process   {folder, …}  once: what to load (`LoadSpec`)
     process → embedder   {ready}, or {refused: why} and the end
-    embedder → process   {id, texts or pairs, wide}
-    process → embedder   {id, tokens, …} with rows, or {id, error, trace}
+    embedder → process   {id, texts or pairs or cuts, wide}
+    process → embedder   {id, tokens, …} with rows, or {id, passages}, or {id, error, trace}
 """
 
 import json

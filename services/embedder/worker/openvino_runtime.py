@@ -8,6 +8,7 @@ import numpy as np
 import openvino as ov
 from tokenizers import Encoding, Tokenizer
 
+from services.embedder.domain.splitting import Span
 from services.embedder.worker.frames import LoadSpec
 from services.embedder.worker.runtime import WIDE, BadVersion, Input, Output
 
@@ -54,6 +55,15 @@ class OpenVinoModel:
         self._names = {name for port in slots.inputs for name in port.get_names()}
         self._max_tokens = what.max_tokens
 
+    @property
+    def special_tokens(self) -> int:
+        """How many are put around each text."""
+        return self._tokenizer.num_special_tokens_to_add(False)
+
+    def offsets(self, text: str) -> list[Span]:
+        """Where in a text each of its tokens is, special ones left out, however long it is."""
+        return offsets(self._tokenizer, text)
+
     def run(self, inputs: Sequence[Input], slot: int) -> Output:
         """One forward pass in a slot."""
         started = time.perf_counter()
@@ -86,6 +96,18 @@ class OpenVinoModel:
         if "token_type_ids" in self._names:
             tensors["token_type_ids"] = np.array([encoding.type_ids for encoding in encodings], dtype=np.int64)
         return tensors
+
+
+def offsets(tokenizer: Tokenizer, text: str) -> list[Span]:
+    """Of all tokens, also of those beyond the length at which the tokenizer cuts: they come as further encodings."""
+    # As a batch of one: unlike `encode`, that lets other threads run meanwhile.
+    [encoding] = tokenizer.encode_batch([text], add_special_tokens=False)
+    return [
+        span
+        for part in (encoding, *encoding.overflowing)
+        for span, real in zip(part.offsets, part.attention_mask, strict=True)
+        if real  # the last part is padded
+    ]
 
 
 def _compile(core: ov.Core, model: ov.Model, streams: int, threads: int) -> ov.CompiledModel:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from services.embedder.domain.splitting import Span
 from services.embedder.worker.frames import LoadSpec
 from services.embedder.worker.runtime import BadVersion, Input, Output
 
@@ -48,6 +49,24 @@ class TorchModel:
         self._model.max_seq_length = what.max_tokens
         self._reranker, self._raw, self._max_tokens = what.reranker, what.raw, what.max_tokens
         self._turn = threading.Lock()
+
+    @property
+    def special_tokens(self) -> int:
+        """How many are put around each text."""
+        return int(self._model.tokenizer.num_special_tokens_to_add(pair=False))
+
+    def offsets(self, text: str) -> list[Span]:
+        """Where in a text each of its tokens is, special ones left out, however long it is."""
+        with self._turn:  # a tokenizer changes its own settings with each call
+            encoded = self._model.tokenizer(
+                text,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+        return list(encoded["offset_mapping"])
 
     def run(self, inputs: Sequence[Input], slot: int) -> Output:
         """One forward pass, whatever the slot."""

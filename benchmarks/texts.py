@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-_FILMS = Path(__file__).resolve().parents[2] / "samples" / "movies" / "films.jsonl"
+_FILMS = Path(__file__).resolve().parents[1] / "samples" / "movies" / "films.jsonl"
 
 
 def documents(count: int, seed: int) -> list[str]:
