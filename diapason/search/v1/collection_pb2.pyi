@@ -5,6 +5,7 @@ Collections, their routes, and the life of an index."""
 
 from collections import abc as _abc
 from diapason.common.v1 import version_pb2 as _version_pb2
+from diapason.search.v1 import document_pb2 as _document_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -21,6 +22,92 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Distance:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DistanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Distance.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISTANCE_UNSPECIFIED: _Distance.ValueType  # 0
+    DISTANCE_COSINE: _Distance.ValueType  # 1
+    DISTANCE_DOT: _Distance.ValueType  # 2
+    DISTANCE_EUCLID: _Distance.ValueType  # 3
+    """The score is the negative distance, so that higher is nearer."""
+
+class Distance(_Distance, metaclass=_DistanceEnumTypeWrapper): ...
+
+DISTANCE_UNSPECIFIED: Distance.ValueType  # 0
+DISTANCE_COSINE: Distance.ValueType  # 1
+DISTANCE_DOT: Distance.ValueType  # 2
+DISTANCE_EUCLID: Distance.ValueType  # 3
+"""The score is the negative distance, so that higher is nearer."""
+Global___Distance: _TypeAlias = Distance  # noqa: Y015
+
+class _Quantization:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantization.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTIZATION_UNSPECIFIED: _Quantization.ValueType  # 0
+    QUANTIZATION_NONE: _Quantization.ValueType  # 1
+    QUANTIZATION_INT8: _Quantization.ValueType  # 2
+    """A byte for each dimension."""
+    QUANTIZATION_BINARY: _Quantization.ValueType  # 3
+    """A bit for each dimension; meant for models of 1,024 dimensions and more."""
+    QUANTIZATION_TURBO: _Quantization.ValueType  # 4
+    """Four bits for each dimension, after a rotation (TurboQuant)."""
+
+class Quantization(_Quantization, metaclass=_QuantizationEnumTypeWrapper):
+    """How vectors are compressed in memory. The originals stay on disk and decide the final order."""
+
+QUANTIZATION_UNSPECIFIED: Quantization.ValueType  # 0
+QUANTIZATION_NONE: Quantization.ValueType  # 1
+QUANTIZATION_INT8: Quantization.ValueType  # 2
+"""A byte for each dimension."""
+QUANTIZATION_BINARY: Quantization.ValueType  # 3
+"""A bit for each dimension; meant for models of 1,024 dimensions and more."""
+QUANTIZATION_TURBO: Quantization.ValueType  # 4
+"""Four bits for each dimension, after a rotation (TurboQuant)."""
+Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
+
+class _FieldType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIELD_TYPE_UNSPECIFIED: _FieldType.ValueType  # 0
+    FIELD_TYPE_KEYWORD: _FieldType.ValueType  # 1
+    """Strings as a whole: equals, any_of, prefix."""
+    FIELD_TYPE_INTEGER: _FieldType.ValueType  # 2
+    """Whole numbers: equals, any_of, range."""
+    FIELD_TYPE_FLOAT: _FieldType.ValueType  # 3
+    """Numbers: range."""
+    FIELD_TYPE_BOOL: _FieldType.ValueType  # 4
+    """equals."""
+    FIELD_TYPE_DATETIME: _FieldType.ValueType  # 5
+    """RFC 3339 strings: time_range."""
+    FIELD_TYPE_TEXT: _FieldType.ValueType  # 6
+    """Strings by their words: text."""
+
+class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper): ...
+
+FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
+FIELD_TYPE_KEYWORD: FieldType.ValueType  # 1
+"""Strings as a whole: equals, any_of, prefix."""
+FIELD_TYPE_INTEGER: FieldType.ValueType  # 2
+"""Whole numbers: equals, any_of, range."""
+FIELD_TYPE_FLOAT: FieldType.ValueType  # 3
+"""Numbers: range."""
+FIELD_TYPE_BOOL: FieldType.ValueType  # 4
+"""equals."""
+FIELD_TYPE_DATETIME: FieldType.ValueType  # 5
+"""RFC 3339 strings: time_range."""
+FIELD_TYPE_TEXT: FieldType.ValueType  # 6
+"""Strings by their words: text."""
+Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
 
 class _IndexState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -74,10 +161,41 @@ Global___ReindexState: _TypeAlias = ReindexState  # noqa: Y015
 
 @_typing.final
 class CollectionSettings(_message.Message):
+    """Fixed when a collection is created, except `retention` and `fields`."""
+
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: Global___FieldType.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___FieldType.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    BM25_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    distance: Global___Distance.ValueType
+    """Unspecified: cosine."""
+    quantization: Global___Quantization.ValueType
+    """Unspecified: none."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sizes below the encoder's full one at which the collection can be searched as well."""
@@ -86,19 +204,84 @@ class CollectionSettings(_message.Message):
     def retention(self) -> _duration_pb2.Duration:
         """How long an index that no longer serves is kept for rollback. Unset: one hour."""
 
+    @_builtins.property
+    def bm25(self) -> Global___Bm25:
+        """Set: documents can be found by their words too (BM25)."""
+
+    @_builtins.property
+    def passages(self) -> Global___Passages:
+        """Set: documents longer than this are split into passages, and found by the best of them."""
+
+    @_builtins.property
+    def fields(self) -> _containers.ScalarMap[_builtins.str, Global___FieldType.ValueType]:
+        """Top-level fields of the payload that filters may use."""
+
     def __init__(
         self,
         *,
         dimensions: _abc.Iterable[_builtins.int] | None = ...,
         retention: _duration_pb2.Duration | None = ...,
+        distance: Global___Distance.ValueType = ...,
+        quantization: Global___Quantization.ValueType = ...,
+        bm25: Global___Bm25 | None = ...,
+        passages: Global___Passages | None = ...,
+        fields: _abc.Mapping[_builtins.str, Global___FieldType.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bm25", b"bm25", "passages", b"passages", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "retention", b"retention"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bm25", b"bm25", "dimensions", b"dimensions", "distance", b"distance", "fields", b"fields", "passages", b"passages", "quantization", b"quantization", "retention", b"retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CollectionSettings: _TypeAlias = CollectionSettings  # noqa: Y015
+
+@_typing.final
+class Bm25(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    AVERAGE_WORDS_FIELD_NUMBER: _builtins.int
+    language: _builtins.str
+    """Whose stop words and stems are used, for example "german". Empty: "english"."""
+    average_words: _builtins.float
+    """Words in a usual passage, for the length normalization of BM25. Zero: 256."""
+    def __init__(
+        self,
+        *,
+        language: _builtins.str = ...,
+        average_words: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_words", b"average_words", "language", b"language"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bm25: _TypeAlias = Bm25  # noqa: Y015
+
+@_typing.final
+class Passages(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    max_tokens: _builtins.int
+    """In a passage at most, special tokens included; 16 to what the encoder reads. Zero: what the encoder reads."""
+    overlap_tokens: _builtins.int
+    """Shared by neighbouring passages; less than half of max_tokens."""
+    def __init__(
+        self,
+        *,
+        max_tokens: _builtins.int = ...,
+        overlap_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "overlap_tokens", b"overlap_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Passages: _TypeAlias = Passages  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):
@@ -146,6 +329,7 @@ class Route(_message.Message):
     ENCODER_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    RERANKER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     generation: _builtins.int
     """Grows by one with each switch, from 1."""
@@ -155,6 +339,10 @@ class Route(_message.Message):
     def encoder(self) -> _version_pb2.VersionRef: ...
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def reranker(self) -> _version_pb2.VersionRef:
+        """Reorders results on request. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -163,10 +351,11 @@ class Route(_message.Message):
         encoder: _version_pb2.VersionRef | None = ...,
         index: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        reranker: _version_pb2.VersionRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "reranker", b"reranker", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "encoder", b"encoder", "generation", b"generation", "index", b"index", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "encoder", b"encoder", "generation", b"generation", "index", b"index", "reranker", b"reranker", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,7 +373,7 @@ class Index(_message.Message):
     id: _builtins.str
     state: Global___IndexState.ValueType
     points: _builtins.int
-    """Points it holds, exactly."""
+    """Points it holds, exactly: one for each passage of each document."""
     @_builtins.property
     def encoder(self) -> _version_pb2.VersionRef: ...
     @_builtins.property
@@ -332,7 +521,117 @@ class ListCollectionsResponse(_message.Message):
 Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
 
 @_typing.final
-class StartReindexRequest(_message.Message):
+class UpdateCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: Global___FieldType.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___FieldType.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """Unset: as it was."""
+
+    @_builtins.property
+    def fields(self) -> _containers.ScalarMap[_builtins.str, Global___FieldType.ValueType]:
+        """Fields to declare besides those declared before. Filters may use them once every index has taken them in."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        fields: _abc.Mapping[_builtins.str, Global___FieldType.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retention", b"retention"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "name", b"name", "retention", b"retention"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionRequest: _TypeAlias = UpdateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionResponse: _TypeAlias = UpdateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    """Documents that were deleted with it."""
+    def __init__(
+        self,
+        *,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa: Y015
+
+@_typing.final
+class EstimateReindexRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -349,6 +648,66 @@ class StartReindexRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "encoder", b"encoder"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateReindexRequest: _TypeAlias = EstimateReindexRequest  # noqa: Y015
+
+@_typing.final
+class EstimateReindexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_DISK_BYTES_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    disk_bytes: _builtins.int
+    """Of the new index, beside the old one."""
+    free_disk_bytes: _builtins.int
+    """Zero where the engine is another machine's."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Measured by embedding some of the documents just now, in the bulk lane."""
+
+    def __init__(
+        self,
+        *,
+        documents: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        disk_bytes: _builtins.int = ...,
+        free_disk_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_bytes", b"disk_bytes", "documents", b"documents", "duration", b"duration", "free_disk_bytes", b"free_disk_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateReindexResponse: _TypeAlias = EstimateReindexResponse  # noqa: Y015
+
+@_typing.final
+class StartReindexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    MAX_DOCUMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    max_documents_per_second: _builtins.float
+    """Zero: as fast as searches allow."""
+    @_builtins.property
+    def encoder(self) -> _version_pb2.VersionRef: ...
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        encoder: _version_pb2.VersionRef | None = ...,
+        max_documents_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "encoder", b"encoder", "max_documents_per_second", b"max_documents_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +747,8 @@ class Reindex(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     collection: _builtins.str
     index: _builtins.str
@@ -396,9 +757,15 @@ class Reindex(_message.Message):
     """Documents to index when it began, and of those done."""
     done: _builtins.int
     reason: _builtins.str
-    """Why it failed or waits, in one sentence."""
+    """Why it waits, in one sentence."""
+    documents_per_second: _builtins.float
+    """Of late; zero when it does not run."""
     @_builtins.property
     def encoder(self) -> _version_pb2.VersionRef: ...
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """Unset while unknown."""
+
     def __init__(
         self,
         *,
@@ -410,10 +777,12 @@ class Reindex(_message.Message):
         total: _builtins.int = ...,
         done: _builtins.int = ...,
         reason: _builtins.str = ...,
+        documents_per_second: _builtins.float = ...,
+        time_left: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "done", b"done", "encoder", b"encoder", "id", b"id", "index", b"index", "reason", b"reason", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents_per_second", b"documents_per_second", "done", b"done", "encoder", b"encoder", "id", b"id", "index", b"index", "reason", b"reason", "state", b"state", "time_left", b"time_left", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -504,19 +873,26 @@ class SwitchRouteRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
+    RERANKER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     index: _builtins.str
+    """Empty: the one that serves."""
     expected_generation: _builtins.int
+    @_builtins.property
+    def reranker(self) -> _version_pb2.VersionRef:
+        """Unset: as it was. A version that names nothing: none from now on."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         index: _builtins.str = ...,
         expected_generation: _builtins.int = ...,
+        reranker: _version_pb2.VersionRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reranker", b"reranker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "expected_generation", b"expected_generation", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "expected_generation", b"expected_generation", "index", b"index", "reranker", b"reranker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,3 +998,191 @@ class ListRoutesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRoutesResponse: _TypeAlias = ListRoutesResponse  # noqa: Y015
+
+@_typing.final
+class ExportCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCollectionRequest: _TypeAlias = ExportCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ExportCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___ExportHeader:
+        """Comes first."""
+
+    @_builtins.property
+    def document(self) -> Global___ExportedDocument: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ExportHeader | None = ...,
+        document: Global___ExportedDocument | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "document"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ExportCollectionResponse: _TypeAlias = ExportCollectionResponse  # noqa: Y015
+
+@_typing.final
+class ExportHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    dimensions: _builtins.int
+    """Columns of the vectors."""
+    @_builtins.property
+    def settings(self) -> Global___CollectionSettings: ...
+    @_builtins.property
+    def encoder(self) -> _version_pb2.VersionRef:
+        """The version of all the vectors."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        settings: Global___CollectionSettings | None = ...,
+        encoder: _version_pb2.VersionRef | None = ...,
+        dimensions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dimensions", b"dimensions", "encoder", b"encoder", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportHeader: _TypeAlias = ExportHeader  # noqa: Y015
+
+@_typing.final
+class ExportedDocument(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document(self) -> _document_pb2.Document: ...
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportedPassage]:
+        """None where the index did not hold the document yet; it is embedded again then."""
+
+    def __init__(
+        self,
+        *,
+        document: _document_pb2.Document | None = ...,
+        passages: _abc.Iterable[Global___ExportedPassage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedDocument: _TypeAlias = ExportedDocument  # noqa: Y015
+
+@_typing.final
+class ExportedPassage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    vector: _builtins.bytes
+    """Little-endian float32."""
+    start: _builtins.int
+    """Characters of the document's passage text."""
+    end: _builtins.int
+    def __init__(
+        self,
+        *,
+        vector: _builtins.bytes = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedPassage: _TypeAlias = ExportedPassage  # noqa: Y015
+
+@_typing.final
+class ImportCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___ExportHeader:
+        """Needed first; `collection` is the name to create."""
+
+    @_builtins.property
+    def document(self) -> Global___ExportedDocument: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ExportHeader | None = ...,
+        document: Global___ExportedDocument | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "document"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ImportCollectionRequest: _TypeAlias = ImportCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ImportCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TO_EMBED_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    to_embed: _builtins.int
+    """Documents without vectors, which are embedded now."""
+    @_builtins.property
+    def collection(self) -> Global___Collection: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+        documents: _builtins.int = ...,
+        to_embed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents", "to_embed", b"to_embed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportCollectionResponse: _TypeAlias = ImportCollectionResponse  # noqa: Y015

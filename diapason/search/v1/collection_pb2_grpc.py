@@ -49,6 +49,21 @@ class CollectionServiceStub:
                 request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsRequest.SerializeToString,
                 response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsResponse.FromString,
                 _registered_method=True)
+        self.UpdateCollection = channel.unary_unary(
+                '/diapason.search.v1.CollectionService/UpdateCollection',
+                request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionResponse.FromString,
+                _registered_method=True)
+        self.DeleteCollection = channel.unary_unary(
+                '/diapason.search.v1.CollectionService/DeleteCollection',
+                request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionResponse.FromString,
+                _registered_method=True)
+        self.EstimateReindex = channel.unary_unary(
+                '/diapason.search.v1.CollectionService/EstimateReindex',
+                request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexResponse.FromString,
+                _registered_method=True)
         self.StartReindex = channel.unary_unary(
                 '/diapason.search.v1.CollectionService/StartReindex',
                 request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.StartReindexRequest.SerializeToString,
@@ -79,6 +94,16 @@ class CollectionServiceStub:
                 request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesRequest.SerializeToString,
                 response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesResponse.FromString,
                 _registered_method=True)
+        self.ExportCollection = channel.unary_stream(
+                '/diapason.search.v1.CollectionService/ExportCollection',
+                request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionResponse.FromString,
+                _registered_method=True)
+        self.ImportCollection = channel.stream_unary(
+                '/diapason.search.v1.CollectionService/ImportCollection',
+                request_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionResponse.FromString,
+                _registered_method=True)
 
 
 class CollectionServiceServicer:
@@ -99,6 +124,27 @@ class CollectionServiceServicer:
 
     def ListCollections(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCollection(self, request, context):
+        """Changes what can be changed without building an index anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCollection(self, request, context):
+        """Deletes a collection with its documents, indexes and history. Its name is free again afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateReindex(self, request, context):
+        """What a reindex would cost, without starting it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -124,7 +170,8 @@ class CollectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwitchRoute(self, request, context):
-        """Makes a caught-up index serve, if the route's generation is still the expected one (ABORTED if not).
+        """Makes a caught-up index serve, or another reranker, if the route's generation is still the
+        expected one (ABORTED if not). FAILED_PRECONDITION names the check that an index did not pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +186,21 @@ class CollectionServiceServicer:
 
     def ListRoutes(self, request, context):
         """What was live when: append-only, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportCollection(self, request, context):
+        """The whole collection with its vectors: settings first, then every document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportCollection(self, request_iterator, context):
+        """Makes a new collection of what ExportCollection gave. Nothing is embedded again: the vectors are
+        taken as they are, so the embedder must hold the very version that made them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +223,21 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.ListCollections,
                     request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsRequest.FromString,
                     response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'UpdateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCollection,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
+            'DeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCollection,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'EstimateReindex': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateReindex,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexResponse.SerializeToString,
             ),
             'StartReindex': grpc.unary_unary_rpc_method_handler(
                     servicer.StartReindex,
@@ -191,6 +268,16 @@ def add_CollectionServiceServicer_to_server(servicer, server):
                     servicer.ListRoutes,
                     request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesRequest.FromString,
                     response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesResponse.SerializeToString,
+            ),
+            'ExportCollection': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCollection,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionResponse.SerializeToString,
+            ),
+            'ImportCollection': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportCollection,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -274,6 +361,87 @@ class CollectionService:
             '/diapason.search.v1.CollectionService/ListCollections',
             diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsRequest.SerializeToString,
             diapason_dot_search_dot_v1_dot_collection__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.search.v1.CollectionService/UpdateCollection',
+            diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_collection__pb2.UpdateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.search.v1.CollectionService/DeleteCollection',
+            diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_collection__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateReindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.search.v1.CollectionService/EstimateReindex',
+            diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_collection__pb2.EstimateReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -436,6 +604,60 @@ class CollectionService:
             '/diapason.search.v1.CollectionService/ListRoutes',
             diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesRequest.SerializeToString,
             diapason_dot_search_dot_v1_dot_collection__pb2.ListRoutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/diapason.search.v1.CollectionService/ExportCollection',
+            diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_collection__pb2.ExportCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportCollection(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/diapason.search.v1.CollectionService/ImportCollection',
+            diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_collection__pb2.ImportCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,17 +35,31 @@ class CollectionServiceStub:
     """Creates a collection served by an encoder version that the embedder holds."""
     GetCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.GetCollectionRequest, _collection_pb2.GetCollectionResponse]
     ListCollections: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]
+    UpdateCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.UpdateCollectionRequest, _collection_pb2.UpdateCollectionResponse]
+    """Changes what can be changed without building an index anew."""
+    DeleteCollection: _grpc.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]
+    """Deletes a collection with its documents, indexes and history. Its name is free again afterwards."""
+    EstimateReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.EstimateReindexRequest, _collection_pb2.EstimateReindexResponse]
+    """What a reindex would cost, without starting it."""
     StartReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]
     """Builds an index of the collection under another encoder version, beside the one that serves."""
     GetReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.GetReindexRequest, _collection_pb2.GetReindexResponse]
     CancelReindex: _grpc.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]
     """Stops a build and drops what it made. What serves is untouched."""
     SwitchRoute: _grpc.UnaryUnaryMultiCallable[_collection_pb2.SwitchRouteRequest, _collection_pb2.SwitchRouteResponse]
-    """Makes a caught-up index serve, if the route's generation is still the expected one (ABORTED if not)."""
+    """Makes a caught-up index serve, or another reranker, if the route's generation is still the
+    expected one (ABORTED if not). FAILED_PRECONDITION names the check that an index did not pass.
+    """
     RollbackRoute: _grpc.UnaryUnaryMultiCallable[_collection_pb2.RollbackRouteRequest, _collection_pb2.RollbackRouteResponse]
     """Switches back to the index that served before, while it is retained."""
     ListRoutes: _grpc.UnaryUnaryMultiCallable[_collection_pb2.ListRoutesRequest, _collection_pb2.ListRoutesResponse]
     """What was live when: append-only, newest first."""
+    ExportCollection: _grpc.UnaryStreamMultiCallable[_collection_pb2.ExportCollectionRequest, _collection_pb2.ExportCollectionResponse]
+    """The whole collection with its vectors: settings first, then every document."""
+    ImportCollection: _grpc.StreamUnaryMultiCallable[_collection_pb2.ImportCollectionRequest, _collection_pb2.ImportCollectionResponse]
+    """Makes a new collection of what ExportCollection gave. Nothing is embedded again: the vectors are
+    taken as they are, so the embedder must hold the very version that made them.
+    """
 
 @_typing.type_check_only
 class CollectionServiceAsyncStub(CollectionServiceStub):
@@ -54,17 +68,31 @@ class CollectionServiceAsyncStub(CollectionServiceStub):
     """Creates a collection served by an encoder version that the embedder holds."""
     GetCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.GetCollectionRequest, _collection_pb2.GetCollectionResponse]  # type: ignore[assignment]
     ListCollections: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListCollectionsRequest, _collection_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    UpdateCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.UpdateCollectionRequest, _collection_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
+    """Changes what can be changed without building an index anew."""
+    DeleteCollection: _aio.UnaryUnaryMultiCallable[_collection_pb2.DeleteCollectionRequest, _collection_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
+    """Deletes a collection with its documents, indexes and history. Its name is free again afterwards."""
+    EstimateReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.EstimateReindexRequest, _collection_pb2.EstimateReindexResponse]  # type: ignore[assignment]
+    """What a reindex would cost, without starting it."""
     StartReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.StartReindexRequest, _collection_pb2.StartReindexResponse]  # type: ignore[assignment]
     """Builds an index of the collection under another encoder version, beside the one that serves."""
     GetReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.GetReindexRequest, _collection_pb2.GetReindexResponse]  # type: ignore[assignment]
     CancelReindex: _aio.UnaryUnaryMultiCallable[_collection_pb2.CancelReindexRequest, _collection_pb2.CancelReindexResponse]  # type: ignore[assignment]
     """Stops a build and drops what it made. What serves is untouched."""
     SwitchRoute: _aio.UnaryUnaryMultiCallable[_collection_pb2.SwitchRouteRequest, _collection_pb2.SwitchRouteResponse]  # type: ignore[assignment]
-    """Makes a caught-up index serve, if the route's generation is still the expected one (ABORTED if not)."""
+    """Makes a caught-up index serve, or another reranker, if the route's generation is still the
+    expected one (ABORTED if not). FAILED_PRECONDITION names the check that an index did not pass.
+    """
     RollbackRoute: _aio.UnaryUnaryMultiCallable[_collection_pb2.RollbackRouteRequest, _collection_pb2.RollbackRouteResponse]  # type: ignore[assignment]
     """Switches back to the index that served before, while it is retained."""
     ListRoutes: _aio.UnaryUnaryMultiCallable[_collection_pb2.ListRoutesRequest, _collection_pb2.ListRoutesResponse]  # type: ignore[assignment]
     """What was live when: append-only, newest first."""
+    ExportCollection: _aio.UnaryStreamMultiCallable[_collection_pb2.ExportCollectionRequest, _collection_pb2.ExportCollectionResponse]  # type: ignore[assignment]
+    """The whole collection with its vectors: settings first, then every document."""
+    ImportCollection: _aio.StreamUnaryMultiCallable[_collection_pb2.ImportCollectionRequest, _collection_pb2.ImportCollectionResponse]  # type: ignore[assignment]
+    """Makes a new collection of what ExportCollection gave. Nothing is embedded again: the vectors are
+    taken as they are, so the embedder must hold the very version that made them.
+    """
 
 class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -88,6 +116,30 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.ListCollectionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.ListCollectionsResponse, _abc.Awaitable[_collection_pb2.ListCollectionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdateCollection(
+        self,
+        request: _collection_pb2.UpdateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.UpdateCollectionResponse, _abc.Awaitable[_collection_pb2.UpdateCollectionResponse]]:
+        """Changes what can be changed without building an index anew."""
+
+    @_abc_1.abstractmethod
+    def DeleteCollection(
+        self,
+        request: _collection_pb2.DeleteCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.DeleteCollectionResponse, _abc.Awaitable[_collection_pb2.DeleteCollectionResponse]]:
+        """Deletes a collection with its documents, indexes and history. Its name is free again afterwards."""
+
+    @_abc_1.abstractmethod
+    def EstimateReindex(
+        self,
+        request: _collection_pb2.EstimateReindexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.EstimateReindexResponse, _abc.Awaitable[_collection_pb2.EstimateReindexResponse]]:
+        """What a reindex would cost, without starting it."""
 
     @_abc_1.abstractmethod
     def StartReindex(
@@ -118,7 +170,9 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _collection_pb2.SwitchRouteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.SwitchRouteResponse, _abc.Awaitable[_collection_pb2.SwitchRouteResponse]]:
-        """Makes a caught-up index serve, if the route's generation is still the expected one (ABORTED if not)."""
+        """Makes a caught-up index serve, or another reranker, if the route's generation is still the
+        expected one (ABORTED if not). FAILED_PRECONDITION names the check that an index did not pass.
+        """
 
     @_abc_1.abstractmethod
     def RollbackRoute(
@@ -135,5 +189,23 @@ class CollectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_collection_pb2.ListRoutesResponse, _abc.Awaitable[_collection_pb2.ListRoutesResponse]]:
         """What was live when: append-only, newest first."""
+
+    @_abc_1.abstractmethod
+    def ExportCollection(
+        self,
+        request: _collection_pb2.ExportCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_collection_pb2.ExportCollectionResponse], _abc.AsyncIterator[_collection_pb2.ExportCollectionResponse]]:
+        """The whole collection with its vectors: settings first, then every document."""
+
+    @_abc_1.abstractmethod
+    def ImportCollection(
+        self,
+        request_iterator: _MaybeAsyncIterator[_collection_pb2.ImportCollectionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_collection_pb2.ImportCollectionResponse, _abc.Awaitable[_collection_pb2.ImportCollectionResponse]]:
+        """Makes a new collection of what ExportCollection gave. Nothing is embedded again: the vectors are
+        taken as they are, so the embedder must hold the very version that made them.
+        """
 
 def add_CollectionServiceServicer_to_server(servicer: CollectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,30 +22,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from diapason.search.v1 import filter_pb2 as diapason_dot_search_dot_v1_dot_filter__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!diapason/search/v1/document.proto\x12\x12\x64iapason.search.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x80\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x07payload\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\x0f\n\x07passage\x18\x06 \x01(\t\"\\\n\x16UpsertDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.diapason.search.v1.Document\"j\n\x17UpsertDocumentsResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07indexed\x18\x03 \x01(\x08\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"]\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"u\n\x14GetDocumentsResponse\x12/\n\tdocuments\x18\x01 \x03(\x0b\x32\x1c.diapason.search.v1.Document\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"9\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\";\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x0f\n\x07unknown\x18\x02 \x01(\r2\xd0\x02\n\x0f\x44ocumentService\x12n\n\x0fUpsertDocuments\x12*.diapason.search.v1.UpsertDocumentsRequest\x1a+.diapason.search.v1.UpsertDocumentsResponse(\x01\x30\x01\x12\x61\n\x0cGetDocuments\x12\'.diapason.search.v1.GetDocumentsRequest\x1a(.diapason.search.v1.GetDocumentsResponse\x12j\n\x0f\x44\x65leteDocuments\x12*.diapason.search.v1.DeleteDocumentsRequest\x1a+.diapason.search.v1.DeleteDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!diapason/search/v1/document.proto\x12\x12\x64iapason.search.v1\x1a\x1f\x64iapason/search/v1/filter.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x80\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x07payload\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08revision\x18\x05 \x01(\x04\x12\x0f\n\x07passage\x18\x06 \x01(\t\"\\\n\x16UpsertDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12.\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1c.diapason.search.v1.Document\"}\n\x17UpsertDocumentsResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0f\n\x07indexed\x18\x03 \x01(\x08\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\tunchanged\x18\x06 \x01(\x08\"\x89\x01\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12*\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1a.diapason.search.v1.Filter\"u\n\x14GetDocumentsResponse\x12/\n\tdocuments\x18\x01 \x03(\x0b\x32\x1c.diapason.search.v1.Document\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"W\n\x15\x43ountDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1a.diapason.search.v1.Filter\"+\n\x16\x43ountDocumentsResponse\x12\x11\n\tdocuments\x18\x01 \x01(\x04\"e\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.diapason.search.v1.Filter\";\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x0f\n\x07unknown\x18\x02 \x01(\r2\xb9\x03\n\x0f\x44ocumentService\x12n\n\x0fUpsertDocuments\x12*.diapason.search.v1.UpsertDocumentsRequest\x1a+.diapason.search.v1.UpsertDocumentsResponse(\x01\x30\x01\x12\x61\n\x0cGetDocuments\x12\'.diapason.search.v1.GetDocumentsRequest\x1a(.diapason.search.v1.GetDocumentsResponse\x12g\n\x0e\x43ountDocuments\x12).diapason.search.v1.CountDocumentsRequest\x1a*.diapason.search.v1.CountDocumentsResponse\x12j\n\x0f\x44\x65leteDocuments\x12*.diapason.search.v1.DeleteDocumentsRequest\x1a+.diapason.search.v1.DeleteDocumentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.search.v1.document_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DOCUMENT']._serialized_start=88
-  _globals['_DOCUMENT']._serialized_end=216
-  _globals['_UPSERTDOCUMENTSREQUEST']._serialized_start=218
-  _globals['_UPSERTDOCUMENTSREQUEST']._serialized_end=310
-  _globals['_UPSERTDOCUMENTSRESPONSE']._serialized_start=312
-  _globals['_UPSERTDOCUMENTSRESPONSE']._serialized_end=418
-  _globals['_GETDOCUMENTSREQUEST']._serialized_start=420
-  _globals['_GETDOCUMENTSREQUEST']._serialized_end=513
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=515
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=632
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=634
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=691
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=693
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=752
-  _globals['_DOCUMENTSERVICE']._serialized_start=755
-  _globals['_DOCUMENTSERVICE']._serialized_end=1091
+  _globals['_DOCUMENT']._serialized_start=121
+  _globals['_DOCUMENT']._serialized_end=249
+  _globals['_UPSERTDOCUMENTSREQUEST']._serialized_start=251
+  _globals['_UPSERTDOCUMENTSREQUEST']._serialized_end=343
+  _globals['_UPSERTDOCUMENTSRESPONSE']._serialized_start=345
+  _globals['_UPSERTDOCUMENTSRESPONSE']._serialized_end=470
+  _globals['_GETDOCUMENTSREQUEST']._serialized_start=473
+  _globals['_GETDOCUMENTSREQUEST']._serialized_end=610
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=612
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=729
+  _globals['_COUNTDOCUMENTSREQUEST']._serialized_start=731
+  _globals['_COUNTDOCUMENTSREQUEST']._serialized_end=818
+  _globals['_COUNTDOCUMENTSRESPONSE']._serialized_start=820
+  _globals['_COUNTDOCUMENTSRESPONSE']._serialized_end=863
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=865
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=966
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=968
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=1027
+  _globals['_DOCUMENTSERVICE']._serialized_start=1030
+  _globals['_DOCUMENTSERVICE']._serialized_end=1471
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 Documents in and out."""
 
 from collections import abc as _abc
+from diapason.search.v1 import filter_pb2 as _filter_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -33,7 +34,9 @@ class Document(_message.Message):
     text: _builtins.str
     title: _builtins.str
     revision: _builtins.int
-    """Output only: grows with each write of this document, from 1."""
+    """Grows with each change of this document, from 1. In an upsert: zero for the next one; or one of the caller's own,
+    then the write is taken only if it is higher than the stored one, so that writes may come twice or out of order.
+    """
     passage: _builtins.str
     """Output only: the text as the encoder reads it (title and text)."""
     @_builtins.property
@@ -89,8 +92,10 @@ class UpsertDocumentsResponse(_message.Message):
     INDEXED_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     revision: _builtins.int
+    """The stored one."""
     indexed: _builtins.bool
     """True once the serving index holds it too. False: durable, and indexed as soon as
     the embedder answers again.
@@ -99,6 +104,8 @@ class UpsertDocumentsResponse(_message.Message):
     """True where the text has more tokens than the encoder reads."""
     error: _builtins.str
     """What is wrong with this document and how to mend it; nothing was written then."""
+    unchanged: _builtins.bool
+    """True where nothing had to be written: the same content is stored already, or a revision as high."""
     def __init__(
         self,
         *,
@@ -107,10 +114,11 @@ class UpsertDocumentsResponse(_message.Message):
         indexed: _builtins.bool = ...,
         truncated: _builtins.bool = ...,
         error: _builtins.str = ...,
+        unchanged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "indexed", b"indexed", "revision", b"revision", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "indexed", b"indexed", "revision", b"revision", "truncated", b"truncated", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,12 +132,19 @@ class GetDocumentsRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     page_size: _builtins.int
     """Zero for 100; at most 1,000."""
     page_token: _builtins.str
     @_builtins.property
-    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,000. Where their documents are too large for one answer, it has a `next_page_token`."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Not together with ids."""
+
     def __init__(
         self,
         *,
@@ -137,10 +152,11 @@ class GetDocumentsRequest(_message.Message):
         ids: _abc.Iterable[_builtins.str] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,23 +193,71 @@ class GetDocumentsResponse(_message.Message):
 Global___GetDocumentsResponse: _TypeAlias = GetDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class CountDocumentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter: ...
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountDocumentsRequest: _TypeAlias = CountDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class CountDocumentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    def __init__(
+        self,
+        *,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountDocumentsResponse: _TypeAlias = CountDocumentsResponse  # noqa: Y015
+
+@_typing.final
 class DeleteDocumentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """In place of ids: everything written before the call that passes it."""
+
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _filter_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "ids", b"ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

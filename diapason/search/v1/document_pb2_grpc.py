@@ -44,6 +44,11 @@ class DocumentServiceStub:
                 request_serializer=diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsRequest.SerializeToString,
                 response_deserializer=diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsResponse.FromString,
                 _registered_method=True)
+        self.CountDocuments = channel.unary_unary(
+                '/diapason.search.v1.DocumentService/CountDocuments',
+                request_serializer=diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsResponse.FromString,
+                _registered_method=True)
         self.DeleteDocuments = channel.unary_unary(
                 '/diapason.search.v1.DocumentService/DeleteDocuments',
                 request_serializer=diapason_dot_search_dot_v1_dot_document__pb2.DeleteDocumentsRequest.SerializeToString,
@@ -63,14 +68,21 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDocuments(self, request, context):
-        """By ids, or, without ids, all of a collection page by page, in the order of writing.
+        """By ids; or, without ids, those that pass a filter, or all of a collection in the order of writing, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountDocuments(self, request, context):
+        """How many there are, exactly; with a filter, how many pass it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """Deletes by id. Unknown ids are counted, not errors.
+        """Deletes by id or by filter. Unknown ids are counted, not errors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +100,11 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     servicer.GetDocuments,
                     request_deserializer=diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsRequest.FromString,
                     response_serializer=diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsResponse.SerializeToString,
+            ),
+            'CountDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountDocuments,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsResponse.SerializeToString,
             ),
             'DeleteDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDocuments,
@@ -149,6 +166,33 @@ class DocumentService:
             '/diapason.search.v1.DocumentService/GetDocuments',
             diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsRequest.SerializeToString,
             diapason_dot_search_dot_v1_dot_document__pb2.GetDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.search.v1.DocumentService/CountDocuments',
+            diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_document__pb2.CountDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,9 +36,11 @@ class DocumentServiceStub:
     A document that breaks a rule gets an acknowledgement with `error`; the stream goes on.
     """
     GetDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.GetDocumentsRequest, _document_pb2.GetDocumentsResponse]
-    """By ids, or, without ids, all of a collection page by page, in the order of writing."""
+    """By ids; or, without ids, those that pass a filter, or all of a collection in the order of writing, page by page."""
+    CountDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.CountDocumentsRequest, _document_pb2.CountDocumentsResponse]
+    """How many there are, exactly; with a filter, how many pass it."""
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentsRequest, _document_pb2.DeleteDocumentsResponse]
-    """Deletes by id. Unknown ids are counted, not errors."""
+    """Deletes by id or by filter. Unknown ids are counted, not errors."""
 
 @_typing.type_check_only
 class DocumentServiceAsyncStub(DocumentServiceStub):
@@ -48,9 +50,11 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     A document that breaks a rule gets an acknowledgement with `error`; the stream goes on.
     """
     GetDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.GetDocumentsRequest, _document_pb2.GetDocumentsResponse]  # type: ignore[assignment]
-    """By ids, or, without ids, all of a collection page by page, in the order of writing."""
+    """By ids; or, without ids, those that pass a filter, or all of a collection in the order of writing, page by page."""
+    CountDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.CountDocumentsRequest, _document_pb2.CountDocumentsResponse]  # type: ignore[assignment]
+    """How many there are, exactly; with a filter, how many pass it."""
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_document_pb2.DeleteDocumentsRequest, _document_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
-    """Deletes by id. Unknown ids are counted, not errors."""
+    """Deletes by id or by filter. Unknown ids are counted, not errors."""
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,7 +73,15 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.GetDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.GetDocumentsResponse, _abc.Awaitable[_document_pb2.GetDocumentsResponse]]:
-        """By ids, or, without ids, all of a collection page by page, in the order of writing."""
+        """By ids; or, without ids, those that pass a filter, or all of a collection in the order of writing, page by page."""
+
+    @_abc_1.abstractmethod
+    def CountDocuments(
+        self,
+        request: _document_pb2.CountDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.CountDocumentsResponse, _abc.Awaitable[_document_pb2.CountDocumentsResponse]]:
+        """How many there are, exactly; with a filter, how many pass it."""
 
     @_abc_1.abstractmethod
     def DeleteDocuments(
@@ -77,6 +89,6 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_pb2.DeleteDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.DeleteDocumentsResponse, _abc.Awaitable[_document_pb2.DeleteDocumentsResponse]]:
-        """Deletes by id. Unknown ids are counted, not errors."""
+        """Deletes by id or by filter. Unknown ids are counted, not errors."""
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,11 +6,13 @@ Queries."""
 from collections import abc as _abc
 from diapason.common.v1 import version_pb2 as _version_pb2
 from diapason.search.v1 import collection_pb2 as _collection_pb2
+from diapason.search.v1 import filter_pb2 as _filter_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +24,31 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Fusion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fusion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FUSION_UNSPECIFIED: _Fusion.ValueType  # 0
+    FUSION_RECIPROCAL_RANK: _Fusion.ValueType  # 1
+    """Sum of 1 / (60 + rank) (Cormack, Clarke and Buettcher, 2009)."""
+    FUSION_DISTRIBUTION_BASED: _Fusion.ValueType  # 2
+    """Sum of scores, each list's scaled by its mean and three standard deviations."""
+    FUSION_WORDS_ONLY: _Fusion.ValueType  # 3
+    """BM25 alone."""
+
+class Fusion(_Fusion, metaclass=_FusionEnumTypeWrapper): ...
+
+FUSION_UNSPECIFIED: Fusion.ValueType  # 0
+FUSION_RECIPROCAL_RANK: Fusion.ValueType  # 1
+"""Sum of 1 / (60 + rank) (Cormack, Clarke and Buettcher, 2009)."""
+FUSION_DISTRIBUTION_BASED: Fusion.ValueType  # 2
+"""Sum of scores, each list's scaled by its mean and three standard deviations."""
+FUSION_WORDS_ONLY: Fusion.ValueType  # 3
+"""BM25 alone."""
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
 @_typing.final
 class SearchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,14 +58,58 @@ class SearchRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    HYBRID_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    UNLIKE_FIELD_NUMBER: _builtins.int
+    FIRST_STAGE_DIMENSIONS_FIELD_NUMBER: _builtins.int
+    UNRECORDED_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     query: _builtins.str
+    """May be empty where `like` is given; together they are one query."""
     limit: _builtins.int
     """Zero for 10."""
     dimensions: _builtins.int
     """Zero for full vectors; else a size that the collection's settings list."""
     actor: _builtins.str
     """A pseudonymous id, kept with the impression; may be empty."""
+    score_threshold: _builtins.float
+    """Results below it are left out. On the scale of the scores without reranking: of the distance, or, in a hybrid
+    search, of the fusion.
+    """
+    page_token: _builtins.str
+    """Of the page before; the other fields must be the same."""
+    explain: _builtins.bool
+    """Set: each result says how its score came about. Costs further queries to the engine."""
+    exact: _builtins.bool
+    """Set: every vector is compared, at full precision, without an index."""
+    first_stage_dimensions: _builtins.int
+    """Not zero: 200 candidates are found at this size, one that the settings list, and ordered by `dimensions`."""
+    unrecorded: _builtins.bool
+    """Set: no impression is recorded, and the answer has no search_id. For evaluations and other machines."""
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter: ...
+    @_builtins.property
+    def hybrid(self) -> Global___Hybrid:
+        """Set: found by meaning and by words, fused: the best 200 of each. The collection's settings must have BM25."""
+
+    @_builtins.property
+    def rerank(self) -> Global___Rerank:
+        """Set: the first candidates are put in the order of the route's reranker."""
+
+    @_builtins.property
+    def like(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that results should resemble; they are not results themselves."""
+
+    @_builtins.property
+    def unlike(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that results should not resemble. Needs a query or `like`."""
+
     def __init__(
         self,
         *,
@@ -47,14 +118,73 @@ class SearchRequest(_message.Message):
         limit: _builtins.int = ...,
         dimensions: _builtins.int = ...,
         actor: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        score_threshold: _builtins.float | None = ...,
+        page_token: _builtins.str = ...,
+        hybrid: Global___Hybrid | None = ...,
+        rerank: Global___Rerank | None = ...,
+        explain: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
+        like: _abc.Iterable[_builtins.str] | None = ...,
+        unlike: _abc.Iterable[_builtins.str] | None = ...,
+        first_stage_dimensions: _builtins.int = ...,
+        unrecorded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "filter", b"filter", "hybrid", b"hybrid", "rerank", b"rerank", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "actor", b"actor", "collection", b"collection", "dimensions", b"dimensions", "exact", b"exact", "explain", b"explain", "filter", b"filter", "first_stage_dimensions", b"first_stage_dimensions", "hybrid", b"hybrid", "like", b"like", "limit", b"limit", "page_token", b"page_token", "query", b"query", "rerank", b"rerank", "score_threshold", b"score_threshold", "unlike", b"unlike", "unrecorded", b"unrecorded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class Hybrid(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUSION_FIELD_NUMBER: _builtins.int
+    fusion: Global___Fusion.ValueType
+    """Unspecified: distribution-based."""
+    def __init__(
+        self,
+        *,
+        fusion: Global___Fusion.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "collection", b"collection", "dimensions", b"dimensions", "limit", b"limit", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fusion", b"fusion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
+
+@_typing.final
+class Rerank(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    candidates: _builtins.int
+    """Zero for 50; at least `limit`."""
+    @_builtins.property
+    def budget(self) -> _duration_pb2.Duration:
+        """Past it the first-stage order is returned and `reranking` says so. Unset: one second."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _builtins.int = ...,
+        budget: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rerank: _TypeAlias = Rerank  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
@@ -66,22 +196,30 @@ class SearchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     QUERY_TRUNCATED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RERANKING_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
-    """Opaque; names this impression when feedback is given."""
+    """Opaque; names this impression when feedback is given. Empty where none is recorded: also without `query`."""
     query_truncated: _builtins.bool
     """True where the query had more tokens than the encoder reads."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def route(self) -> _collection_pb2.Route:
         """What served this request, from first to last."""
 
     @_builtins.property
     def query_version(self) -> _version_pb2.VersionRef:
-        """The version the embedder says it used for the query. Always the route's."""
+        """The version the embedder says it used for the query. Always the route's. Unset where nothing was embedded."""
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def reranking(self) -> Global___Reranking:
+        """Set where reranking was asked for."""
+
     def __init__(
         self,
         *,
@@ -91,14 +229,47 @@ class SearchResponse(_message.Message):
         results: _abc.Iterable[Global___Result] | None = ...,
         query_truncated: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
+        next_page_token: _builtins.str = ...,
+        reranking: Global___Reranking | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["query_version", b"query_version", "route", b"route", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query_version", b"query_version", "reranking", b"reranking", "route", b"route", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query_truncated", b"query_truncated", "query_version", b"query_version", "results", b"results", "route", b"route", "search_id", b"search_id", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "query_truncated", b"query_truncated", "query_version", b"query_version", "reranking", b"reranking", "results", b"results", "route", b"route", "search_id", b"search_id", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class Reranking(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    applied: _builtins.bool
+    """False: the results are in the order of the first stage, for this reason."""
+    reason: _builtins.str
+    candidates: _builtins.int
+    """Documents that were scored."""
+    @_builtins.property
+    def version(self) -> _version_pb2.VersionRef: ...
+    def __init__(
+        self,
+        *,
+        version: _version_pb2.VersionRef | None = ...,
+        applied: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reranking: _TypeAlias = Reranking  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
@@ -110,15 +281,25 @@ class Result(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     rank: _builtins.int
-    """From 1."""
+    """From 1, over all pages."""
     score: _builtins.float
-    """Cosine similarity."""
+    """What the results are ordered by; higher is better."""
     title: _builtins.str
     text: _builtins.str
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct: ...
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """Where the collection splits documents: the passage that was found."""
+
+    @_builtins.property
+    def parts(self) -> Global___ScoreParts:
+        """With `explain`."""
+
     def __init__(
         self,
         *,
@@ -128,14 +309,106 @@ class Result(_message.Message):
         title: _builtins.str = ...,
         text: _builtins.str = ...,
         payload: _struct_pb2.Struct | None = ...,
+        passage: Global___Passage | None = ...,
+        parts: Global___ScoreParts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "passage", b"passage", "payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "payload", b"payload", "rank", b"rank", "score", b"score", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "parts", b"parts", "passage", b"passage", "payload", b"payload", "rank", b"rank", "score", b"score", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class Passage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """From 0."""
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class ScoreParts(_message.Message):
+    """What is unset played no part. Ranks from 1, among the candidates of that part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DENSE_FIELD_NUMBER: _builtins.int
+    DENSE_RANK_FIELD_NUMBER: _builtins.int
+    BM25_FIELD_NUMBER: _builtins.int
+    BM25_RANK_FIELD_NUMBER: _builtins.int
+    FUSED_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    FIRST_STAGE_RANK_FIELD_NUMBER: _builtins.int
+    dense: _builtins.float
+    dense_rank: _builtins.int
+    bm25: _builtins.float
+    bm25_rank: _builtins.int
+    fused: _builtins.float
+    rerank: _builtins.float
+    first_stage_rank: _builtins.int
+    """Of the result before reranking."""
+    def __init__(
+        self,
+        *,
+        dense: _builtins.float | None = ...,
+        dense_rank: _builtins.int | None = ...,
+        bm25: _builtins.float | None = ...,
+        bm25_rank: _builtins.int | None = ...,
+        fused: _builtins.float | None = ...,
+        rerank: _builtins.float | None = ...,
+        first_stage_rank: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_bm25_rank", b"_bm25_rank", "_dense", b"_dense", "_dense_rank", b"_dense_rank", "_first_stage_rank", b"_first_stage_rank", "_fused", b"_fused", "_rerank", b"_rerank", "bm25", b"bm25", "bm25_rank", b"bm25_rank", "dense", b"dense", "dense_rank", b"dense_rank", "first_stage_rank", b"first_stage_rank", "fused", b"fused", "rerank", b"rerank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_bm25_rank", b"_bm25_rank", "_dense", b"_dense", "_dense_rank", b"_dense_rank", "_first_stage_rank", b"_first_stage_rank", "_fused", b"_fused", "_rerank", b"_rerank", "bm25", b"bm25", "bm25_rank", b"bm25_rank", "dense", b"dense", "dense_rank", b"dense_rank", "first_stage_rank", b"first_stage_rank", "fused", b"fused", "rerank", b"rerank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
+    _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
+    _WhichOneofReturnType__bm25_rank: _TypeAlias = _typing.Literal["bm25_rank"]  # noqa: Y015
+    _WhichOneofArgType__bm25_rank: _TypeAlias = _typing.Literal["_bm25_rank", b"_bm25_rank"]  # noqa: Y015
+    _WhichOneofReturnType__dense: _TypeAlias = _typing.Literal["dense"]  # noqa: Y015
+    _WhichOneofArgType__dense: _TypeAlias = _typing.Literal["_dense", b"_dense"]  # noqa: Y015
+    _WhichOneofReturnType__dense_rank: _TypeAlias = _typing.Literal["dense_rank"]  # noqa: Y015
+    _WhichOneofArgType__dense_rank: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank"]  # noqa: Y015
+    _WhichOneofReturnType__first_stage_rank: _TypeAlias = _typing.Literal["first_stage_rank"]  # noqa: Y015
+    _WhichOneofArgType__first_stage_rank: _TypeAlias = _typing.Literal["_first_stage_rank", b"_first_stage_rank"]  # noqa: Y015
+    _WhichOneofReturnType__fused: _TypeAlias = _typing.Literal["fused"]  # noqa: Y015
+    _WhichOneofArgType__fused: _TypeAlias = _typing.Literal["_fused", b"_fused"]  # noqa: Y015
+    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
+    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25_rank) -> _WhichOneofReturnType__bm25_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense) -> _WhichOneofReturnType__dense | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_rank) -> _WhichOneofReturnType__dense_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_stage_rank) -> _WhichOneofReturnType__first_stage_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fused) -> _WhichOneofReturnType__fused | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
+
+Global___ScoreParts: _TypeAlias = ScoreParts  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
@@ -144,23 +417,120 @@ class Timings(_message.Message):
     EMBED_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def embed(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def query(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def total(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def rerank(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
         embed: _duration_pb2.Duration | None = ...,
         query: _duration_pb2.Duration | None = ...,
         total: _duration_pb2.Duration | None = ...,
+        rerank: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "query", b"query", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "query", b"query", "rerank", b"rerank", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "query", b"query", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "query", b"query", "rerank", b"rerank", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Timings: _TypeAlias = Timings  # noqa: Y015
+
+@_typing.final
+class BatchSearchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchRequest]:
+        """1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        searches: _abc.Iterable[Global___SearchRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["searches", b"searches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchRequest: _TypeAlias = BatchSearchRequest  # noqa: Y015
+
+@_typing.final
+class BatchSearchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchSearchAnswer]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___BatchSearchAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSearchResponse: _TypeAlias = BatchSearchResponse  # noqa: Y015
+
+@_typing.final
+class BatchSearchAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___SearchResponse: ...
+    @_builtins.property
+    def error(self) -> Global___SearchError: ...
+    def __init__(
+        self,
+        *,
+        response: Global___SearchResponse | None = ...,
+        error: Global___SearchError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___BatchSearchAnswer: _TypeAlias = BatchSearchAnswer  # noqa: Y015
+
+@_typing.final
+class SearchError(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A google.rpc.Code."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchError: _TypeAlias = SearchError  # noqa: Y015

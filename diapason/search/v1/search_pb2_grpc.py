@@ -39,13 +39,25 @@ class SearchServiceStub:
                 request_serializer=diapason_dot_search_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=diapason_dot_search_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.BatchSearch = channel.unary_unary(
+                '/diapason.search.v1.SearchService/BatchSearch',
+                request_serializer=diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+                response_deserializer=diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Search(self, request, context):
-        """The documents nearest to the query, best first, under the route that serves now.
+        """The best documents for the query, best first, under the route that serves now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSearch(self, request, context):
+        """Several searches in one call. Each succeeds or fails by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +70,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=diapason_dot_search_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=diapason_dot_search_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'BatchSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearch,
+                    request_deserializer=diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchRequest.FromString,
+                    response_serializer=diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +104,33 @@ class SearchService:
             '/diapason.search.v1.SearchService/Search',
             diapason_dot_search_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             diapason_dot_search_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.search.v1.SearchService/BatchSearch',
+            diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+            diapason_dot_search_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,13 +32,17 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """The documents nearest to the query, best first, under the route that serves now."""
+    """The best documents for the query, best first, under the route that serves now."""
+    BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
+    """Several searches in one call. Each succeeds or fails by itself."""
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """The documents nearest to the query, best first, under the route that serves now."""
+    """The best documents for the query, best first, under the route that serves now."""
+    BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
+    """Several searches in one call. Each succeeds or fails by itself."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,6 +51,14 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """The documents nearest to the query, best first, under the route that serves now."""
+        """The best documents for the query, best first, under the route that serves now."""
+
+    @_abc_1.abstractmethod
+    def BatchSearch(
+        self,
+        request: _search_pb2.BatchSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.BatchSearchResponse, _abc.Awaitable[_search_pb2.BatchSearchResponse]]:
+        """Several searches in one call. Each succeeds or fails by itself."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

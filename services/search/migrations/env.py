@@ -1,6 +1,6 @@
 """Alembic's entry."""
 
 from services.kit.sql import run_migrations
-from services.search.adapters.catalog import Base
+from services.search.adapters.tables import Base
 
 run_migrations(Base.metadata)

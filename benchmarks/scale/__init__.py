@@ -1,0 +1,1 @@
+"""How the embedded engine grows with the number of vectors: time, recall, memory, disk."""

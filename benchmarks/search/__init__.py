@@ -1,0 +1,1 @@
+"""The search service against the sum of its parts."""

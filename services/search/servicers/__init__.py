@@ -1,0 +1,1 @@
+"""The contracts' doors onto the use cases. They only translate."""
