@@ -1,71 +1,31 @@
-"""Feedback through a real server and a real database."""
+"""Taking feedback in, through a real server, on SQLite and on PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 
 from diapason.feedback.v1 import feedback_pb2 as pb
-from diapason.feedback.v1 import feedback_pb2_grpc as rpc
 from diapason.search.v1.collection_pb2 import Route
-from services.feedback.__main__ import build
-from services.feedback.settings import FeedbackSettings
-from services.kit.server import Host
-
-if TYPE_CHECKING:
-    Stub = rpc.FeedbackServiceAsyncStub
-else:
-    Stub = rpc.FeedbackServiceStub
+from tests.support.feedback import Stub, details, exported, keys, listed, refused, said, serving, shown, submit, thumb
 
 
 @pytest.fixture
-async def stub(tmp_path: Path) -> AsyncIterator[Stub]:
-    settings = FeedbackSettings(listen="127.0.0.1:0", database_url=f"sqlite:///{tmp_path / 'feedback.db'}")
-    host = Host(settings)
-    async with build(settings, host):
-        port = await host.start(settings.listen)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield rpc.FeedbackServiceStub(channel)
-        await host.stop(5)
+async def stub(catalog_url: str) -> AsyncIterator[Stub]:
+    async with serving(catalog_url) as made:
+        yield made
 
 
-async def shown(stub: Stub, search_id: str = "s1", query: str = "a query") -> None:
-    documents = [pb.ShownDocument(document_id=f"d{i}", rank=i, score=1 / i) for i in (1, 2, 3)]
-    impression = pb.Impression(search_id=search_id, query=query, route=Route(collection="films"), shown=documents)
-    await stub.RecordImpressions(pb.RecordImpressionsRequest(impressions=[impression]))
-
-
-def thumb(key: str, document: str = "d1", up: bool = True, search_id: str = "s1", actor: str = "") -> pb.Feedback:
-    signal = pb.SIGNAL_THUMBS_UP if up else pb.SIGNAL_THUMBS_DOWN
-    return pb.Feedback(idempotency_key=key, search_id=search_id, document_id=document, signal=signal, actor=actor)
-
-
-async def submit(stub: Stub, *items: pb.Feedback) -> list[bool]:
-    response = await stub.SubmitFeedback(pb.SubmitFeedbackRequest(feedback=items))
-    return [receipt.duplicate for receipt in response.receipts]
-
-
-async def exported(stub: Stub, cursor: str = "") -> list[pb.ExportJudgmentsResponse]:
-    request = pb.ExportJudgmentsRequest(collection="films", cursor=cursor)
-    return [answer async for answer in stub.ExportJudgments(request)]
-
-
-async def refused(call: Callable[[], Awaitable[object]]) -> tuple[grpc.StatusCode, str, list[str]]:
-    """The code, the message and the fields of a refused call."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call()
-    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
-    fields = []
-    for packed in status.details if status else ():
-        bad = error_details_pb2.BadRequest()
-        if packed.Unpack(bad):
-            fields = [violation.field for violation in bad.field_violations]
-    return caught.value.code(), caught.value.details() or "", fields
+def stamp(ahead: timedelta) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(datetime.now(UTC) + ahead)
+    return made
 
 
 async def test_a_thumb_becomes_a_judgment(stub: Stub) -> None:
@@ -141,17 +101,136 @@ async def test_impressions_are_stored_once(stub: Stub) -> None:
     assert (await stub.GetSummary(pb.GetSummaryRequest())).impressions == 1
 
 
-async def test_an_export_goes_on_where_it_stopped_whatever_was_added(stub: Stub) -> None:
+async def test_all_that_was_said_is_kept(stub: Stub) -> None:
     await shown(stub)
-    await submit(stub, thumb("k1"), thumb("k2", "d2"), thumb("k3", "d3"))
-    whole = await exported(stub)
-    await shown(stub, "s0", "a first query")
-    await submit(stub, thumb("k4", search_id="s0"))
-    rest = await exported(stub, whole[0].cursor)
-    assert [a.judgment.document_id for a in rest] == ["d2", "d3"]
-    assert len(await exported(stub)) == 4
+    when = stamp(-timedelta(hours=1))
+    more: dict[str, Any] = {"actor": "u1", "tenant": "shop", "client": "web", "reason": "just so", "time": when}
+    await submit(
+        stub,
+        said("k1", "d1", pb.SIGNAL_DWELL, value=42.5, search_id="s1", **more),
+        said("k2", "d2", pb.SIGNAL_COMMENT, reason="wrong film"),
+        said("k3", "d2", pb.SIGNAL_CLICK, value=7),
+    )
+    third, second, first = await listed(stub)
+    assert (first.collection, first.query, first.feedback.search_id) == ("films", "a query", "s1")
+    assert (first.feedback.value, first.feedback.signal, first.feedback.reason) == (42.5, pb.SIGNAL_DWELL, "just so")
+    assert (first.feedback.actor, first.feedback.tenant, first.feedback.client) == ("u1", "shop", "web")
+    assert abs(first.feedback.time.ToMilliseconds() - when.ToMilliseconds()) <= 1
+    assert first.arrival_time.seconds >= when.seconds + 3500
+    assert second.feedback.query.text == "a query"
+    assert second.feedback.time.ToMilliseconds() == second.arrival_time.ToMilliseconds()
+    assert not third.feedback.HasField("value")
+    assert [stored.number for stored in (first, second, third)] == sorted(s.number for s in (first, second, third))
 
 
-async def test_a_cursor_that_is_none_is_refused(stub: Stub) -> None:
-    code, _, fields = await refused(lambda: exported(stub, "nonsense"))
-    assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["cursor"])
+async def test_what_can_not_be_stored_is_refused_by_name(stub: Stub) -> None:
+    nul = "a\0b"
+    items = [
+        said(nul, nul, query=nul, collection=nul, actor=nul, tenant=nul, client=nul, reason=nul),
+        said("k1", search_id=nul),
+        said("k2", signal=pb.SIGNAL_DWELL),
+        said("k3", signal=pb.SIGNAL_DWELL, value=float("nan")),
+        said("k4", signal=pb.SIGNAL_COMMENT, reason=" "),
+        said("k5", time=stamp(timedelta(minutes=6))),
+        said("k6", time=Timestamp(seconds=-1)),
+        said("k7", time=Timestamp(seconds=2**62)),
+        said("k8", "x" * 513, tenant="x" * 201),
+    ]
+    code, message, fields = await refused(lambda: submit(stub, *items[:1]))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "NUL" in message
+    names = ["idempotency_key", "query.collection", "query.text", "document_id", "actor", "tenant", "client", "reason"]
+    assert fields == [f"feedback[0].{name}" for name in names]
+    code, message, fields = await refused(lambda: submit(stub, *items[1:]))
+    assert fields == [
+        "feedback[0].search_id", "feedback[1].value", "feedback[2].value", "feedback[3].reason", "feedback[4].time",
+        "feedback[5].time", "feedback[6].time", "feedback[7].document_id", "feedback[7].tenant",
+    ]  # fmt: skip
+    assert "over 5 minutes ahead; set the clock" in message
+
+
+async def test_a_clock_that_is_ahead_outranks_nothing(stub: Stub) -> None:
+    await submit(stub, said("k1", actor="u1", time=stamp(timedelta(minutes=4))))
+    await submit(stub, said("k2", signal=pb.SIGNAL_THUMBS_DOWN, actor="u1"))
+    assert [a.judgment.target for a in await exported(stub)] == [0.0]
+    late, ahead = await listed(stub)
+    assert ahead.feedback.time.ToMilliseconds() <= ahead.arrival_time.ToMilliseconds()
+    assert late.feedback.time.ToMilliseconds() >= ahead.feedback.time.ToMilliseconds()
+
+
+@pytest.mark.parametrize("field", ["search_id", "query", "actor", "tenant"])
+async def test_impressions_that_can_not_be_stored_are_refused_by_name(stub: Stub, field: str) -> None:
+    good: dict[str, Any] = {"search_id": "s", "query": "q", "route": Route(collection="films")}
+    bad = pb.Impression(**{**good, field: "a\0b"})
+    request = pb.RecordImpressionsRequest(impressions=[pb.Impression(**good), bad])
+    code, _, fields = await refused(lambda: stub.RecordImpressions(request))
+    assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [f"impressions[1].{field}"])
+    shows_nul = pb.Impression(**good, shown=[pb.ShownDocument(document_id="\0")])
+    request = pb.RecordImpressionsRequest(impressions=[shows_nul])
+    assert (await refused(lambda: stub.RecordImpressions(request)))[2] == ["impressions[0].shown[0].document_id"]
+    badly_timed = pb.Impression(**good, time=Timestamp(seconds=2**60))
+    request = pb.RecordImpressionsRequest(impressions=[badly_timed])
+    assert (await refused(lambda: stub.RecordImpressions(request)))[2] == ["impressions[0].time"]
+
+
+async def test_i5_the_same_key_from_many_at_once_is_stored_once(catalog_url: str) -> None:
+    """Two replicas, many callers, keys in every order: no error, and each key is fresh for one caller alone."""
+    async with serving(catalog_url) as one, serving(catalog_url) as other:
+        names = [f"k{i}" for i in range(40)]
+
+        async def caller(i: int) -> list[tuple[str, bool]]:
+            mine = names[i % 7 :] + names[: i % 7] if i % 2 else list(reversed(names))
+            answers = await submit((one, other)[i % 2], *(said(key, f"d{key}") for key in mine))
+            return list(zip(mine, answers, strict=True))
+
+        answers = await asyncio.gather(*(caller(i) for i in range(12)))
+        fresh = [key for answer in answers for key, duplicate in answer if not duplicate]
+        assert sorted(fresh) == sorted(names)
+        assert sorted(keys(await listed(one))) == sorted(names)
+
+
+async def test_one_bad_batch_does_not_hinder_those_that_come_with_it(stub: Stub) -> None:
+    async def caller(i: int) -> list[bool]:
+        return await submit(stub, said(f"k{i}", "d" if i % 3 else ""))
+
+    answers = await asyncio.gather(*(caller(i) for i in range(30)), return_exceptions=True)
+    assert [isinstance(answer, grpc.aio.AioRpcError) for answer in answers] == [i % 3 == 0 for i in range(30)]
+    assert len(await listed(stub)) == 20
+
+
+async def test_what_was_stored_is_a_duplicate_also_without_its_impression(catalog_url: str) -> None:
+    async with serving(catalog_url) as stub:
+        await shown(stub, actor="searcher")
+        await submit(stub, thumb("k1", actor="other"))
+        await stub.EraseSubject(pb.EraseSubjectRequest(actor="searcher"))
+        assert await submit(stub, thumb("k1", actor="other")) == [True]
+
+
+async def test_i10_an_actor_who_sends_too_much_is_told_when_to_come_back(catalog_url: str) -> None:
+    async with serving(catalog_url, actor_events_per_minute=60) as stub:
+        assert not any(await submit(stub, *(said(f"a{i}", f"d{i}", actor="u1") for i in range(50))))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await submit(stub, *(said(f"b{i}", f"d{i}", actor="u1") for i in range(30)), said("c", actor="u2"))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        [retry] = details(caught.value, error_details_pb2.RetryInfo)
+        assert 10 < retry.retry_delay.ToMilliseconds() / 1000 <= 20
+        assert "u1" not in (caught.value.details() or "")
+        # Nothing of it is stored; others, the same name elsewhere, and the nameless are not bounded by it.
+        assert len(await listed(stub)) == 50
+        await submit(stub, said("c", actor="u2"), said("d", actor="u1", tenant="t"))
+        await submit(stub, *(said(f"e{i}", f"d{i}") for i in range(200)))
+        # What was stored before costs nothing, or a caller could not make sure of it.
+        for _ in range(3):
+            assert all(await submit(stub, *(said(f"a{i}", f"d{i}", actor="u1") for i in range(8))))
+
+
+async def test_what_happens_is_counted(stub: Stub) -> None:
+    def count(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"diapason_feedback_{name}_total", labels) or 0.0
+
+    before = count("events", signal="click"), count("duplicates"), count("impressions")
+    await shown(stub)
+    await shown(stub)
+    await submit(stub, said("k1", signal=pb.SIGNAL_CLICK), said("k1", signal=pb.SIGNAL_CLICK))
+    after = count("events", signal="click"), count("duplicates"), count("impressions")
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1]

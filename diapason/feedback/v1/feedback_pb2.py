@@ -22,53 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from diapason.common.v1 import version_pb2 as diapason_dot_common_dot_v1_dot_version__pb2
 from diapason.search.v1 import collection_pb2 as diapason_dot_search_dot_v1_dot_collection__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/feedback/v1/feedback.proto\x12\x14\x64iapason.feedback.v1\x1a#diapason/search/v1/collection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x13\n\tsearch_id\x18\x02 \x01(\tH\x00\x12\x33\n\x05query\x18\x03 \x01(\x0b\x32\".diapason.feedback.v1.QuerySubjectH\x00\x12\x13\n\x0b\x64ocument_id\x18\x04 \x01(\t\x12,\n\x06signal\x18\x05 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\x12\n\x05value\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\tB\t\n\x07subjectB\x08\n\x06_value\"0\n\x0cQuerySubject\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"I\n\x15SubmitFeedbackRequest\x12\x30\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x1e.diapason.feedback.v1.Feedback\"Q\n\x16SubmitFeedbackResponse\x12\x37\n\x08receipts\x18\x01 \x03(\x0b\x32%.diapason.feedback.v1.FeedbackReceipt\"=\n\x0f\x46\x65\x65\x64\x62\x61\x63kReceipt\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\xc5\x01\n\nImpression\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12(\n\x05route\x18\x03 \x01(\x0b\x32\x19.diapason.search.v1.Route\x12\x32\n\x05shown\x18\x04 \x03(\x0b\x32#.diapason.feedback.v1.ShownDocument\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\rShownDocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\"Q\n\x18RecordImpressionsRequest\x12\x35\n\x0bimpressions\x18\x01 \x03(\x0b\x32 .diapason.feedback.v1.Impression\"+\n\x19RecordImpressionsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\"\'\n\x11GetSummaryRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\xa6\x01\n\x12GetSummaryResponse\x12\x13\n\x0bimpressions\x18\x01 \x01(\x04\x12\x32\n\x07signals\x18\x02 \x03(\x0b\x32!.diapason.feedback.v1.SignalCount\x12\x0f\n\x07queries\x18\x03 \x01(\x04\x12\x36\n\x12last_feedback_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x0bSignalCount\x12,\n\x06signal\x18\x01 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"S\n\x0eJudgmentPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x07targets\x18\x02 \x03(\x0b\x32\".diapason.feedback.v1.SignalTarget\"\\\n\x0cSignalTarget\x12,\n\x06signal\x18\x01 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"r\n\x16\x45xportJudgmentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x34\n\x06policy\x18\x02 \x01(\x0b\x32$.diapason.feedback.v1.JudgmentPolicy\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"[\n\x17\x45xportJudgmentsResponse\x12\x30\n\x08judgment\x18\x01 \x01(\x0b\x32\x1e.diapason.feedback.v1.Judgment\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"N\n\x08Judgment\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01*`\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x14\n\x10SIGNAL_THUMBS_UP\x10\x01\x12\x16\n\x12SIGNAL_THUMBS_DOWN\x10\x02\x12\x10\n\x0cSIGNAL_GRADE\x10\x03\x32\xc7\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12k\n\x0eSubmitFeedback\x12+.diapason.feedback.v1.SubmitFeedbackRequest\x1a,.diapason.feedback.v1.SubmitFeedbackResponse\x12t\n\x11RecordImpressions\x12..diapason.feedback.v1.RecordImpressionsRequest\x1a/.diapason.feedback.v1.RecordImpressionsResponse\x12_\n\nGetSummary\x12\'.diapason.feedback.v1.GetSummaryRequest\x1a(.diapason.feedback.v1.GetSummaryResponse\x12p\n\x0f\x45xportJudgments\x12,.diapason.feedback.v1.ExportJudgmentsRequest\x1a-.diapason.feedback.v1.ExportJudgmentsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/feedback/v1/feedback.proto\x12\x14\x64iapason.feedback.v1\x1a diapason/common/v1/version.proto\x1a#diapason/search/v1/collection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x02\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x13\n\tsearch_id\x18\x02 \x01(\tH\x00\x12\x33\n\x05query\x18\x03 \x01(\x0b\x32\".diapason.feedback.v1.QuerySubjectH\x00\x12\x13\n\x0b\x64ocument_id\x18\x04 \x01(\t\x12,\n\x06signal\x18\x05 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\x12\n\x05value\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12(\n\x04time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63lient\x18\x0b \x01(\tB\t\n\x07subjectB\x08\n\x06_value\"0\n\x0cQuerySubject\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"I\n\x15SubmitFeedbackRequest\x12\x30\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x1e.diapason.feedback.v1.Feedback\"Q\n\x16SubmitFeedbackResponse\x12\x37\n\x08receipts\x18\x01 \x03(\x0b\x32%.diapason.feedback.v1.FeedbackReceipt\"=\n\x0f\x46\x65\x65\x64\x62\x61\x63kReceipt\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\xd5\x01\n\nImpression\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12(\n\x05route\x18\x03 \x01(\x0b\x32\x19.diapason.search.v1.Route\x12\x32\n\x05shown\x18\x04 \x03(\x0b\x32#.diapason.feedback.v1.ShownDocument\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x07 \x01(\t\"A\n\rShownDocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\"Q\n\x18RecordImpressionsRequest\x12\x35\n\x0bimpressions\x18\x01 \x03(\x0b\x32 .diapason.feedback.v1.Impression\"+\n\x19RecordImpressionsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\"\xcc\x02\n\x13ListFeedbackRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x13\n\x06tenant\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05query\x18\x04 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x05 \x01(\t\x12-\n\x07signals\x18\x06 \x03(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\x11\n\tsearch_id\x18\x07 \x01(\t\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\n \x01(\x08\x12\x11\n\tpage_size\x18\x0b \x01(\r\x12\x12\n\npage_token\x18\x0c \x01(\tB\t\n\x07_tenant\"g\n\x14ListFeedbackResponse\x12\x36\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32$.diapason.feedback.v1.StoredFeedback\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa7\x01\n\x0eStoredFeedback\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x30\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x1e.diapason.feedback.v1.Feedback\x12\x12\n\ncollection\x18\x03 \x01(\t\x12\r\n\x05query\x18\x04 \x01(\t\x12\x30\n\x0c\x61rrival_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x11GetSummaryRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\"\xfe\x01\n\x12GetSummaryResponse\x12\x13\n\x0bimpressions\x18\x01 \x01(\x04\x12\x32\n\x07signals\x18\x02 \x03(\x0b\x32!.diapason.feedback.v1.SignalCount\x12\x0f\n\x07queries\x18\x03 \x01(\x04\x12\x36\n\x12last_feedback_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tors\x18\x05 \x01(\x04\x12\x16\n\x0e\x66lagged_actors\x18\x06 \x01(\x04\x12.\n\x04\x64\x61ys\x18\x07 \x03(\x0b\x32 .diapason.feedback.v1.DaySummary\"N\n\nDaySummary\x12\x0c\n\x04\x64\x61te\x18\x01 \x01(\t\x12\x32\n\x07signals\x18\x02 \x03(\x0b\x32!.diapason.feedback.v1.SignalCount\"J\n\x0bSignalCount\x12,\n\x06signal\x18\x01 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\x8f\x02\n\x0eJudgmentPolicy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x07targets\x18\x02 \x03(\x0b\x32\".diapason.feedback.v1.SignalTarget\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x30\n\x06grades\x18\x04 \x01(\x0b\x32 .diapason.feedback.v1.GradeRange\x12\x35\n\x08implicit\x18\x05 \x01(\x0b\x32#.diapason.feedback.v1.ImplicitRules\x12/\n\x05\x63rowd\x18\x06 \x01(\x0b\x32 .diapason.feedback.v1.CrowdRules\x12\x0f\n\x07\x63hanged\x18\x07 \x01(\x08\"\\\n\x0cSignalTarget\x12,\n\x06signal\x18\x01 \x01(\x0e\x32\x1c.diapason.feedback.v1.Signal\x12\x0e\n\x06target\x18\x02 \x01(\x01\x12\x0e\n\x06weight\x18\x03 \x01(\x01\")\n\nGradeRange\x12\r\n\x05worst\x18\x01 \x01(\x01\x12\x0c\n\x04\x62\x65st\x18\x02 \x01(\x01\"\x83\x01\n\rImplicitRules\x12\x15\n\rdwell_seconds\x18\x01 \x01(\x01\x12\x16\n\x0eskipped_target\x18\x02 \x01(\x01\x12\x16\n\x0eskipped_weight\x18\x03 \x01(\x01\x12\x15\n\rposition_bias\x18\x04 \x01(\x01\x12\x14\n\x0cmost_inverse\x18\x05 \x01(\x01\"P\n\nCrowdRules\x12\x14\n\x0c\x62urst_events\x18\x01 \x01(\r\x12\x14\n\x0c\x62urst_weight\x18\x02 \x01(\x01\x12\x16\n\x0e\x66lood_opinions\x18\x03 \x01(\r\"\x84\x01\n\x16\x45xportJudgmentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x34\n\x06policy\x18\x02 \x01(\x0b\x32$.diapason.feedback.v1.JudgmentPolicy\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x04 \x01(\t\"\x8f\x01\n\x17\x45xportJudgmentsResponse\x12\x30\n\x08judgment\x18\x01 \x01(\x0b\x32\x1e.diapason.feedback.v1.Judgment\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x32\n\x06header\x18\x03 \x01(\x0b\x32\".diapason.feedback.v1.ExportHeader\"k\n\x0c\x45xportHeader\x12\x34\n\x06policy\x18\x01 \x01(\x0b\x32$.diapason.feedback.v1.JudgmentPolicy\x12\r\n\x05up_to\x18\x02 \x01(\x04\x12\x16\n\x0e\x66lagged_actors\x18\x03 \x01(\x04\"o\n\x08Judgment\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\x01\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06\x61\x63tors\x18\x05 \x01(\x04\x12\x0f\n\x07\x66lagged\x18\x06 \x01(\x08\"Z\n\x15RecordTrainingRequest\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12/\n\x07version\x18\x02 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\"\x18\n\x16RecordTrainingResponse\"]\n\x13\x45raseSubjectRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x13\n\x06tenant\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\tB\t\n\x07_tenant\"\x9a\x01\n\x14\x45raseSubjectResponse\x12\x32\n\x07signals\x18\x01 \x03(\x0b\x32!.diapason.feedback.v1.SignalCount\x12\x13\n\x0bimpressions\x18\x02 \x01(\x04\x12\x39\n\tconsumers\x18\x03 \x03(\x0b\x32&.diapason.feedback.v1.FeedbackConsumer\"V\n\x10\x46\x65\x65\x64\x62\x61\x63kConsumer\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12\x30\n\x08versions\x18\x02 \x03(\x0b\x32\x1e.diapason.common.v1.VersionRef*\xdc\x01\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x14\n\x10SIGNAL_THUMBS_UP\x10\x01\x12\x16\n\x12SIGNAL_THUMBS_DOWN\x10\x02\x12\x10\n\x0cSIGNAL_GRADE\x10\x03\x12\x10\n\x0cSIGNAL_CLICK\x10\x04\x12\x10\n\x0cSIGNAL_DWELL\x10\x05\x12\x15\n\x11SIGNAL_CONVERSION\x10\x06\x12\x14\n\x10SIGNAL_DISMISSAL\x10\x07\x12\x12\n\x0eSIGNAL_COMMENT\x10\x08\x12\x15\n\x11SIGNAL_WITHDRAWAL\x10\t2\x82\x06\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12k\n\x0eSubmitFeedback\x12+.diapason.feedback.v1.SubmitFeedbackRequest\x1a,.diapason.feedback.v1.SubmitFeedbackResponse\x12t\n\x11RecordImpressions\x12..diapason.feedback.v1.RecordImpressionsRequest\x1a/.diapason.feedback.v1.RecordImpressionsResponse\x12\x65\n\x0cListFeedback\x12).diapason.feedback.v1.ListFeedbackRequest\x1a*.diapason.feedback.v1.ListFeedbackResponse\x12_\n\nGetSummary\x12\'.diapason.feedback.v1.GetSummaryRequest\x1a(.diapason.feedback.v1.GetSummaryResponse\x12p\n\x0f\x45xportJudgments\x12,.diapason.feedback.v1.ExportJudgmentsRequest\x1a-.diapason.feedback.v1.ExportJudgmentsResponse0\x01\x12k\n\x0eRecordTraining\x12+.diapason.feedback.v1.RecordTrainingRequest\x1a,.diapason.feedback.v1.RecordTrainingResponse\x12\x65\n\x0c\x45raseSubject\x12).diapason.feedback.v1.EraseSubjectRequest\x1a*.diapason.feedback.v1.EraseSubjectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.feedback.v1.feedback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNAL']._serialized_start=1802
-  _globals['_SIGNAL']._serialized_end=1898
-  _globals['_FEEDBACK']._serialized_start=132
-  _globals['_FEEDBACK']._serialized_end=380
-  _globals['_QUERYSUBJECT']._serialized_start=382
-  _globals['_QUERYSUBJECT']._serialized_end=430
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=432
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=505
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=507
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=588
-  _globals['_FEEDBACKRECEIPT']._serialized_start=590
-  _globals['_FEEDBACKRECEIPT']._serialized_end=651
-  _globals['_IMPRESSION']._serialized_start=654
-  _globals['_IMPRESSION']._serialized_end=851
-  _globals['_SHOWNDOCUMENT']._serialized_start=853
-  _globals['_SHOWNDOCUMENT']._serialized_end=918
-  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_start=920
-  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_end=1001
-  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_start=1003
-  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_end=1046
-  _globals['_GETSUMMARYREQUEST']._serialized_start=1048
-  _globals['_GETSUMMARYREQUEST']._serialized_end=1087
-  _globals['_GETSUMMARYRESPONSE']._serialized_start=1090
-  _globals['_GETSUMMARYRESPONSE']._serialized_end=1256
-  _globals['_SIGNALCOUNT']._serialized_start=1258
-  _globals['_SIGNALCOUNT']._serialized_end=1332
-  _globals['_JUDGMENTPOLICY']._serialized_start=1334
-  _globals['_JUDGMENTPOLICY']._serialized_end=1417
-  _globals['_SIGNALTARGET']._serialized_start=1419
-  _globals['_SIGNALTARGET']._serialized_end=1511
-  _globals['_EXPORTJUDGMENTSREQUEST']._serialized_start=1513
-  _globals['_EXPORTJUDGMENTSREQUEST']._serialized_end=1627
-  _globals['_EXPORTJUDGMENTSRESPONSE']._serialized_start=1629
-  _globals['_EXPORTJUDGMENTSRESPONSE']._serialized_end=1720
-  _globals['_JUDGMENT']._serialized_start=1722
-  _globals['_JUDGMENT']._serialized_end=1800
-  _globals['_FEEDBACKSERVICE']._serialized_start=1901
-  _globals['_FEEDBACKSERVICE']._serialized_end=2356
+  _globals['_SIGNAL']._serialized_start=3825
+  _globals['_SIGNAL']._serialized_end=4045
+  _globals['_FEEDBACK']._serialized_start=166
+  _globals['_FEEDBACK']._serialized_end=488
+  _globals['_QUERYSUBJECT']._serialized_start=490
+  _globals['_QUERYSUBJECT']._serialized_end=538
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=540
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=613
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=615
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=696
+  _globals['_FEEDBACKRECEIPT']._serialized_start=698
+  _globals['_FEEDBACKRECEIPT']._serialized_end=759
+  _globals['_IMPRESSION']._serialized_start=762
+  _globals['_IMPRESSION']._serialized_end=975
+  _globals['_SHOWNDOCUMENT']._serialized_start=977
+  _globals['_SHOWNDOCUMENT']._serialized_end=1042
+  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_start=1044
+  _globals['_RECORDIMPRESSIONSREQUEST']._serialized_end=1125
+  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_start=1127
+  _globals['_RECORDIMPRESSIONSRESPONSE']._serialized_end=1170
+  _globals['_LISTFEEDBACKREQUEST']._serialized_start=1173
+  _globals['_LISTFEEDBACKREQUEST']._serialized_end=1505
+  _globals['_LISTFEEDBACKRESPONSE']._serialized_start=1507
+  _globals['_LISTFEEDBACKRESPONSE']._serialized_end=1610
+  _globals['_STOREDFEEDBACK']._serialized_start=1613
+  _globals['_STOREDFEEDBACK']._serialized_end=1780
+  _globals['_GETSUMMARYREQUEST']._serialized_start=1782
+  _globals['_GETSUMMARYREQUEST']._serialized_end=1821
+  _globals['_GETSUMMARYRESPONSE']._serialized_start=1824
+  _globals['_GETSUMMARYRESPONSE']._serialized_end=2078
+  _globals['_DAYSUMMARY']._serialized_start=2080
+  _globals['_DAYSUMMARY']._serialized_end=2158
+  _globals['_SIGNALCOUNT']._serialized_start=2160
+  _globals['_SIGNALCOUNT']._serialized_end=2234
+  _globals['_JUDGMENTPOLICY']._serialized_start=2237
+  _globals['_JUDGMENTPOLICY']._serialized_end=2508
+  _globals['_SIGNALTARGET']._serialized_start=2510
+  _globals['_SIGNALTARGET']._serialized_end=2602
+  _globals['_GRADERANGE']._serialized_start=2604
+  _globals['_GRADERANGE']._serialized_end=2645
+  _globals['_IMPLICITRULES']._serialized_start=2648
+  _globals['_IMPLICITRULES']._serialized_end=2779
+  _globals['_CROWDRULES']._serialized_start=2781
+  _globals['_CROWDRULES']._serialized_end=2861
+  _globals['_EXPORTJUDGMENTSREQUEST']._serialized_start=2864
+  _globals['_EXPORTJUDGMENTSREQUEST']._serialized_end=2996
+  _globals['_EXPORTJUDGMENTSRESPONSE']._serialized_start=2999
+  _globals['_EXPORTJUDGMENTSRESPONSE']._serialized_end=3142
+  _globals['_EXPORTHEADER']._serialized_start=3144
+  _globals['_EXPORTHEADER']._serialized_end=3251
+  _globals['_JUDGMENT']._serialized_start=3253
+  _globals['_JUDGMENT']._serialized_end=3364
+  _globals['_RECORDTRAININGREQUEST']._serialized_start=3366
+  _globals['_RECORDTRAININGREQUEST']._serialized_end=3456
+  _globals['_RECORDTRAININGRESPONSE']._serialized_start=3458
+  _globals['_RECORDTRAININGRESPONSE']._serialized_end=3482
+  _globals['_ERASESUBJECTREQUEST']._serialized_start=3484
+  _globals['_ERASESUBJECTREQUEST']._serialized_end=3577
+  _globals['_ERASESUBJECTRESPONSE']._serialized_start=3580
+  _globals['_ERASESUBJECTRESPONSE']._serialized_end=3734
+  _globals['_FEEDBACKCONSUMER']._serialized_start=3736
+  _globals['_FEEDBACKCONSUMER']._serialized_end=3822
+  _globals['_FEEDBACKSERVICE']._serialized_start=4048
+  _globals['_FEEDBACKSERVICE']._serialized_end=4818
 # @@protoc_insertion_point(module_scope)

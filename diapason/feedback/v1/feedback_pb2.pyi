@@ -4,6 +4,7 @@ isort:skip_file
 What searches showed, and what people said of it."""
 
 from collections import abc as _abc
+from diapason.common.v1 import version_pb2 as _version_pb2
 from diapason.search.v1 import collection_pb2 as _collection_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -32,6 +33,18 @@ class _SignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Signal.ValueTy
     SIGNAL_THUMBS_DOWN: _Signal.ValueType  # 2
     SIGNAL_GRADE: _Signal.ValueType  # 3
     """With `value` from 0 to 1."""
+    SIGNAL_CLICK: _Signal.ValueType  # 4
+    """The person opened the document."""
+    SIGNAL_DWELL: _Signal.ValueType  # 5
+    """The person stayed with it for `value` seconds, 0 to 86,400."""
+    SIGNAL_CONVERSION: _Signal.ValueType  # 6
+    """The person took it: chosen, bought, cited, answered with."""
+    SIGNAL_DISMISSAL: _Signal.ValueType  # 7
+    """The person put it aside."""
+    SIGNAL_COMMENT: _Signal.ValueType  # 8
+    """`reason` alone; no opinion."""
+    SIGNAL_WITHDRAWAL: _Signal.ValueType  # 9
+    """Takes back all that the actor said of this query and document before."""
 
 class Signal(_Signal, metaclass=_SignalEnumTypeWrapper): ...
 
@@ -40,6 +53,18 @@ SIGNAL_THUMBS_UP: Signal.ValueType  # 1
 SIGNAL_THUMBS_DOWN: Signal.ValueType  # 2
 SIGNAL_GRADE: Signal.ValueType  # 3
 """With `value` from 0 to 1."""
+SIGNAL_CLICK: Signal.ValueType  # 4
+"""The person opened the document."""
+SIGNAL_DWELL: Signal.ValueType  # 5
+"""The person stayed with it for `value` seconds, 0 to 86,400."""
+SIGNAL_CONVERSION: Signal.ValueType  # 6
+"""The person took it: chosen, bought, cited, answered with."""
+SIGNAL_DISMISSAL: Signal.ValueType  # 7
+"""The person put it aside."""
+SIGNAL_COMMENT: Signal.ValueType  # 8
+"""`reason` alone; no opinion."""
+SIGNAL_WITHDRAWAL: Signal.ValueType  # 9
+"""Takes back all that the actor said of this query and document before."""
 Global___Signal: _TypeAlias = Signal  # noqa: Y015
 
 @_typing.final
@@ -54,6 +79,9 @@ class Feedback(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Chosen by the caller, 1 to 200 characters, unique per event."""
     search_id: _builtins.str
@@ -61,14 +89,26 @@ class Feedback(_message.Message):
     document_id: _builtins.str
     signal: Global___Signal.ValueType
     value: _builtins.float
-    """Read for SIGNAL_GRADE only."""
+    """Read for SIGNAL_GRADE and SIGNAL_DWELL only."""
     actor: _builtins.str
-    """A pseudonymous id of the person; may be empty."""
+    """A pseudonymous id of the person; may be empty. Without it, all that is said of one search is
+    one person's, and each piece of feedback on a query text is another's.
+    """
     reason: _builtins.str
     """The person's own words; may be empty."""
+    tenant: _builtins.str
+    """Whose application; an actor's name means one person within a tenant. May be empty."""
+    client: _builtins.str
+    """The application that sends it; may be empty."""
     @_builtins.property
     def query(self) -> Global___QuerySubject:
         """For callers that searched elsewhere."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the person did it; now, if unset. At most 5 minutes ahead of the service's clock, which
+        counts as now, and not older than feedback is kept. Of an actor's opinions the latest counts.
+        """
 
     def __init__(
         self,
@@ -81,10 +121,13 @@ class Feedback(_message.Message):
         value: _builtins.float | None = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        client: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "query", b"query", "search_id", b"search_id", "subject", b"subject", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "query", b"query", "search_id", b"search_id", "subject", b"subject", "time", b"time", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "actor", b"actor", "document_id", b"document_id", "idempotency_key", b"idempotency_key", "query", b"query", "reason", b"reason", "search_id", b"search_id", "signal", b"signal", "subject", b"subject", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "actor", b"actor", "client", b"client", "document_id", b"document_id", "idempotency_key", b"idempotency_key", "query", b"query", "reason", b"reason", "search_id", b"search_id", "signal", b"signal", "subject", b"subject", "tenant", b"tenant", "time", b"time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
@@ -194,9 +237,12 @@ class Impression(_message.Message):
     SHOWN_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     search_id: _builtins.str
     query: _builtins.str
     actor: _builtins.str
+    tenant: _builtins.str
+    """As in Feedback; may be empty."""
     @_builtins.property
     def route(self) -> _collection_pb2.Route: ...
     @_builtins.property
@@ -212,10 +258,11 @@ class Impression(_message.Message):
         shown: _abc.Iterable[Global___ShownDocument] | None = ...,
         actor: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "query", b"query", "route", b"route", "search_id", b"search_id", "shown", b"shown", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "query", b"query", "route", b"route", "search_id", b"search_id", "shown", b"shown", "tenant", b"tenant", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +277,7 @@ class ShownDocument(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     rank: _builtins.int
+    """From 1."""
     score: _builtins.float
     def __init__(
         self,
@@ -286,6 +334,136 @@ class RecordImpressionsResponse(_message.Message):
 Global___RecordImpressionsResponse: _TypeAlias = RecordImpressionsResponse  # noqa: Y015
 
 @_typing.final
+class ListFeedbackRequest(_message.Message):
+    """Each filter that is given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    SEARCH_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    actor: _builtins.str
+    tenant: _builtins.str
+    query: _builtins.str
+    """The query's text; differences of white space do not matter."""
+    document_id: _builtins.str
+    search_id: _builtins.str
+    current: _builtins.bool
+    """Only opinions that stand: not withdrawn, not followed by another of the same actor on the same
+    query and document, and not implicit (click, dwell, conversion, dismissal) beside an explicit one.
+    """
+    page_size: _builtins.int
+    """At most 1,000; 100 if 0. A page may have fewer and yet not be the last."""
+    page_token: _builtins.str
+    """From the page before, with all else unchanged; empty to begin."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedScalarFieldContainer[Global___Signal.ValueType]:
+        """Any of these."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it was done: from `since` on, and before `until`."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        tenant: _builtins.str | None = ...,
+        query: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        signals: _abc.Iterable[Global___Signal.ValueType] | None = ...,
+        search_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        current: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "since", b"since", "tenant", b"tenant", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "actor", b"actor", "collection", b"collection", "current", b"current", "document_id", b"document_id", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "search_id", b"search_id", "signals", b"signals", "since", b"since", "tenant", b"tenant", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___ListFeedbackRequest: _TypeAlias = ListFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class ListFeedbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty after the last page."""
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredFeedback]: ...
+    def __init__(
+        self,
+        *,
+        feedback: _abc.Iterable[Global___StoredFeedback] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFeedbackResponse: _TypeAlias = ListFeedbackResponse  # noqa: Y015
+
+@_typing.final
+class StoredFeedback(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    ARRIVAL_TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Grows in the order of arrival."""
+    collection: _builtins.str
+    """Also of feedback sent by search id."""
+    query: _builtins.str
+    @_builtins.property
+    def feedback(self) -> Global___Feedback:
+        """As it was sent."""
+
+    @_builtins.property
+    def arrival_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        feedback: Global___Feedback | None = ...,
+        collection: _builtins.str = ...,
+        query: _builtins.str = ...,
+        arrival_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "feedback", b"feedback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival_time", b"arrival_time", "collection", b"collection", "feedback", b"feedback", "number", b"number", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredFeedback: _TypeAlias = StoredFeedback  # noqa: Y015
+
+@_typing.final
 class GetSummaryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,13 +491,24 @@ class GetSummaryResponse(_message.Message):
     SIGNALS_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
     LAST_FEEDBACK_TIME_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
+    FLAGGED_ACTORS_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
     impressions: _builtins.int
     queries: _builtins.int
     """Distinct query texts with feedback."""
+    actors: _builtins.int
+    """Distinct actors with a name."""
+    flagged_actors: _builtins.int
+    """Of those, how many the default policy flags for a flood or a burst."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalCount]: ...
     @_builtins.property
     def last_feedback_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DaySummary]:
+        """The last 30 days by UTC, oldest first, today last."""
+
     def __init__(
         self,
         *,
@@ -327,14 +516,41 @@ class GetSummaryResponse(_message.Message):
         signals: _abc.Iterable[Global___SignalCount] | None = ...,
         queries: _builtins.int = ...,
         last_feedback_time: _timestamp_pb2.Timestamp | None = ...,
+        actors: _builtins.int = ...,
+        flagged_actors: _builtins.int = ...,
+        days: _abc.Iterable[Global___DaySummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_feedback_time", b"last_feedback_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["impressions", b"impressions", "last_feedback_time", b"last_feedback_time", "queries", b"queries", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "days", b"days", "flagged_actors", b"flagged_actors", "impressions", b"impressions", "last_feedback_time", b"last_feedback_time", "queries", b"queries", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSummaryResponse: _TypeAlias = GetSummaryResponse  # noqa: Y015
+
+@_typing.final
+class DaySummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    """As in 2026-11-21."""
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalCount]: ...
+    def __init__(
+        self,
+        *,
+        date: _builtins.str = ...,
+        signals: _abc.Iterable[Global___SignalCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DaySummary: _TypeAlias = DaySummary  # noqa: Y015
 
 @_typing.final
 class SignalCount(_message.Message):
@@ -360,24 +576,49 @@ Global___SignalCount: _TypeAlias = SignalCount  # noqa: Y015
 
 @_typing.final
 class JudgmentPolicy(_message.Message):
-    """How signals become targets."""
+    """How feedback becomes judgments. A policy is known by its name: `thumbs` (the default),
+    `distances`, `clicks`. A part that is given replaces that part of the named policy, whole.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    GRADES_FIELD_NUMBER: _builtins.int
+    IMPLICIT_FIELD_NUMBER: _builtins.int
+    CROWD_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Empty: thumbs."""
+    version: _builtins.int
+    """0: the newest."""
+    changed: _builtins.bool
+    """In answers: some numbers are not those of the named policy. Not read in requests."""
     @_builtins.property
-    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalTarget]: ...
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalTarget]:
+        """What single signals say."""
+
+    @_builtins.property
+    def grades(self) -> Global___GradeRange: ...
+    @_builtins.property
+    def implicit(self) -> Global___ImplicitRules: ...
+    @_builtins.property
+    def crowd(self) -> Global___CrowdRules: ...
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         targets: _abc.Iterable[Global___SignalTarget] | None = ...,
+        version: _builtins.int = ...,
+        grades: Global___GradeRange | None = ...,
+        implicit: Global___ImplicitRules | None = ...,
+        crowd: Global___CrowdRules | None = ...,
+        changed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crowd", b"crowd", "grades", b"grades", "implicit", b"implicit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "crowd", b"crowd", "grades", b"grades", "implicit", b"implicit", "name", b"name", "targets", b"targets", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,8 +633,9 @@ class SignalTarget(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     signal: Global___Signal.ValueType
     target: _builtins.float
-    """What the judgment aims at. Not read for SIGNAL_GRADE, whose value is the target."""
+    """What the judgment aims at. Not read for SIGNAL_GRADE, whose target is by `grades`."""
     weight: _builtins.float
+    """Above 0; a signal without a target in the policy says nothing."""
     def __init__(
         self,
         *,
@@ -410,18 +652,116 @@ class SignalTarget(_message.Message):
 Global___SignalTarget: _TypeAlias = SignalTarget  # noqa: Y015
 
 @_typing.final
+class GradeRange(_message.Message):
+    """A grade from 0 to 1 becomes a target from `worst` to `best`, in proportion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORST_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    worst: _builtins.float
+    best: _builtins.float
+    def __init__(
+        self,
+        *,
+        worst: _builtins.float = ...,
+        best: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GradeRange: _TypeAlias = GradeRange  # noqa: Y015
+
+@_typing.final
+class ImplicitRules(_message.Message):
+    """How what people do, rather than say, is read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DWELL_SECONDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_TARGET_FIELD_NUMBER: _builtins.int
+    SKIPPED_WEIGHT_FIELD_NUMBER: _builtins.int
+    POSITION_BIAS_FIELD_NUMBER: _builtins.int
+    MOST_INVERSE_FIELD_NUMBER: _builtins.int
+    dwell_seconds: _builtins.float
+    """A dwell of fewer seconds says nothing."""
+    skipped_target: _builtins.float
+    """What it says of a document that it was shown above one that was clicked, stayed with or
+    taken, and was not itself. No weight: nothing.
+    """
+    skipped_weight: _builtins.float
+    position_bias: _builtins.float
+    """A document at rank r was looked at with a probability of about r^-position_bias ..."""
+    most_inverse: _builtins.float
+    """... by whose inverse signals are weighted, but never by more than this."""
+    def __init__(
+        self,
+        *,
+        dwell_seconds: _builtins.float = ...,
+        skipped_target: _builtins.float = ...,
+        skipped_weight: _builtins.float = ...,
+        position_bias: _builtins.float = ...,
+        most_inverse: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dwell_seconds", b"dwell_seconds", "most_inverse", b"most_inverse", "position_bias", b"position_bias", "skipped_target", b"skipped_target", "skipped_weight", b"skipped_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImplicitRules: _TypeAlias = ImplicitRules  # noqa: Y015
+
+@_typing.final
+class CrowdRules(_message.Message):
+    """How much one actor may count. Whoever exceeds a bound is flagged and weighs less."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BURST_EVENTS_FIELD_NUMBER: _builtins.int
+    BURST_WEIGHT_FIELD_NUMBER: _builtins.int
+    FLOOD_OPINIONS_FIELD_NUMBER: _builtins.int
+    burst_events: _builtins.int
+    """More events of one actor than this within one minute are a burst ..."""
+    burst_weight: _builtins.float
+    """... whose opinions' weights are multiplied by this, 0 to 1."""
+    flood_opinions: _builtins.int
+    """All opinions of one actor in a collection weigh together no more than this many, or than all
+    others' opinions if those are more. Whoever is alone in a collection floods nobody.
+    """
+    def __init__(
+        self,
+        *,
+        burst_events: _builtins.int = ...,
+        burst_weight: _builtins.float = ...,
+        flood_opinions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst_events", b"burst_events", "burst_weight", b"burst_weight", "flood_opinions", b"flood_opinions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrowdRules: _TypeAlias = CrowdRules  # noqa: Y015
+
+@_typing.final
 class ExportJudgmentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     cursor: _builtins.str
-    """Of the last judgment received, to go on after it; empty to begin."""
+    """Of the last message received, to go on after it with the same policy; empty to begin."""
+    consumer: _builtins.str
+    """Who reads, for example a training run's id. If given, it is noted what was read."""
     @_builtins.property
     def policy(self) -> Global___JudgmentPolicy:
-        """Unset: thumbs up 1, thumbs down 0, grades as they are, all of weight 1."""
+        """Unset: thumbs, in its newest version."""
 
     def __init__(
         self,
@@ -429,10 +769,11 @@ class ExportJudgmentsRequest(_message.Message):
         collection: _builtins.str = ...,
         policy: Global___JudgmentPolicy | None = ...,
         cursor: _builtins.str = ...,
+        consumer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "cursor", b"cursor", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consumer", b"consumer", "cursor", b"cursor", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -444,22 +785,58 @@ class ExportJudgmentsResponse(_message.Message):
 
     JUDGMENT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     @_builtins.property
     def judgment(self) -> Global___Judgment: ...
+    @_builtins.property
+    def header(self) -> Global___ExportHeader:
+        """Only in the first message, which has no judgment."""
+
     def __init__(
         self,
         *,
         judgment: Global___Judgment | None = ...,
         cursor: _builtins.str = ...,
+        header: Global___ExportHeader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["judgment", b"judgment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "judgment", b"judgment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "judgment", b"judgment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "header", b"header", "judgment", b"judgment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportJudgmentsResponse: _TypeAlias = ExportJudgmentsResponse  # noqa: Y015
+
+@_typing.final
+class ExportHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
+    FLAGGED_ACTORS_FIELD_NUMBER: _builtins.int
+    up_to: _builtins.int
+    """The number of the newest feedback that is read."""
+    flagged_actors: _builtins.int
+    """Actors whom the policy flags."""
+    @_builtins.property
+    def policy(self) -> Global___JudgmentPolicy:
+        """The policy with all its numbers. Sent back in a request it gives the same judgments."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___JudgmentPolicy | None = ...,
+        up_to: _builtins.int = ...,
+        flagged_actors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flagged_actors", b"flagged_actors", "policy", b"policy", "up_to", b"up_to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportHeader: _TypeAlias = ExportHeader  # noqa: Y015
 
 @_typing.final
 class Judgment(_message.Message):
@@ -471,11 +848,18 @@ class Judgment(_message.Message):
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
+    FLAGGED_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     document_id: _builtins.str
     target: _builtins.float
-    """From 0, not relevant, to 1, relevant, under the default policy."""
+    """The mean of the opinions by weight: from 0, not relevant, to 1, relevant, under `thumbs`."""
     weight: _builtins.float
+    """The sum of the opinions' weights."""
+    actors: _builtins.int
+    """How many opinions it is made of, one for each actor."""
+    flagged: _builtins.bool
+    """An opinion of a flagged actor is among them, with less weight."""
     def __init__(
         self,
         *,
@@ -483,11 +867,141 @@ class Judgment(_message.Message):
         document_id: _builtins.str = ...,
         target: _builtins.float = ...,
         weight: _builtins.float = ...,
+        actors: _builtins.int = ...,
+        flagged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "query", b"query", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "document_id", b"document_id", "flagged", b"flagged", "query", b"query", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Judgment: _TypeAlias = Judgment  # noqa: Y015
+
+@_typing.final
+class RecordTrainingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    """As in ExportJudgmentsRequest."""
+    @_builtins.property
+    def version(self) -> _version_pb2.VersionRef:
+        """All three parts are given."""
+
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        version: _version_pb2.VersionRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordTrainingRequest: _TypeAlias = RecordTrainingRequest  # noqa: Y015
+
+@_typing.final
+class RecordTrainingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordTrainingResponse: _TypeAlias = RecordTrainingResponse  # noqa: Y015
+
+@_typing.final
+class EraseSubjectRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    tenant: _builtins.str
+    """Unset: in every tenant."""
+    idempotency_key: _builtins.str
+    """Chosen by the caller, at most 200 characters, and no one's name. A call that is repeated under the same key is
+    answered with what all calls under it have erased. May be empty.
+    """
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        tenant: _builtins.str | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "actor", b"actor", "idempotency_key", b"idempotency_key", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___EraseSubjectRequest: _TypeAlias = EraseSubjectRequest  # noqa: Y015
+
+@_typing.final
+class EraseSubjectResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    impressions: _builtins.int
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalCount]:
+        """What was deleted."""
+
+    @_builtins.property
+    def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedbackConsumer]:
+        """Who had read any of that feedback. It can't be taken back from them."""
+
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[Global___SignalCount] | None = ...,
+        impressions: _builtins.int = ...,
+        consumers: _abc.Iterable[Global___FeedbackConsumer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "impressions", b"impressions", "signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseSubjectResponse: _TypeAlias = EraseSubjectResponse  # noqa: Y015
+
+@_typing.final
+class FeedbackConsumer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_version_pb2.VersionRef]:
+        """Versions that came out of what it read, as far as RecordTraining was told."""
+
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        versions: _abc.Iterable[_version_pb2.VersionRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackConsumer: _TypeAlias = FeedbackConsumer  # noqa: Y015

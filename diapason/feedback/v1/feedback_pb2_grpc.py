@@ -44,6 +44,11 @@ class FeedbackServiceStub:
                 request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordImpressionsRequest.SerializeToString,
                 response_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordImpressionsResponse.FromString,
                 _registered_method=True)
+        self.ListFeedback = channel.unary_unary(
+                '/diapason.feedback.v1.FeedbackService/ListFeedback',
+                request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackRequest.SerializeToString,
+                response_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackResponse.FromString,
+                _registered_method=True)
         self.GetSummary = channel.unary_unary(
                 '/diapason.feedback.v1.FeedbackService/GetSummary',
                 request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.GetSummaryRequest.SerializeToString,
@@ -54,6 +59,16 @@ class FeedbackServiceStub:
                 request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsRequest.SerializeToString,
                 response_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsResponse.FromString,
                 _registered_method=True)
+        self.RecordTraining = channel.unary_unary(
+                '/diapason.feedback.v1.FeedbackService/RecordTraining',
+                request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingRequest.SerializeToString,
+                response_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingResponse.FromString,
+                _registered_method=True)
+        self.EraseSubject = channel.unary_unary(
+                '/diapason.feedback.v1.FeedbackService/EraseSubject',
+                request_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectRequest.SerializeToString,
+                response_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectResponse.FromString,
+                _registered_method=True)
 
 
 class FeedbackServiceServicer:
@@ -61,7 +76,8 @@ class FeedbackServiceServicer:
 
     def SubmitFeedback(self, request, context):
         """Stores a batch of feedback, whole or not at all. Feedback whose idempotency key was
-        seen before is not stored again and is reported as a duplicate.
+        seen before is not stored again and is reported as a duplicate. RESOURCE_EXHAUSTED if an
+        actor sends more than the service takes of one; RetryInfo says when to try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,6 +85,13 @@ class FeedbackServiceServicer:
 
     def RecordImpressions(self, request, context):
         """Stores what searches showed. Called by the search service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFeedback(self, request, context):
+        """What was stored, newest first, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,7 +105,24 @@ class FeedbackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportJudgments(self, request, context):
-        """Feedback turned into judgments by the policy in the request, resumable by cursor.
+        """Feedback turned into judgments by the policy in the request, resumable by cursor. The first
+        message has `header` and no judgment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordTraining(self, request, context):
+        """Notes that a model's version came out of an export, so that an erasure can name it. The same
+        note twice is one. NOT_FOUND if the consumer has exported nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseSubject(self, request, context):
+        """Deletes what a person said and what they were shown, in one transaction, and says what that
+        was and who had read it. May be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +141,11 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordImpressionsRequest.FromString,
                     response_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordImpressionsResponse.SerializeToString,
             ),
+            'ListFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFeedback,
+                    request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackRequest.FromString,
+                    response_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackResponse.SerializeToString,
+            ),
             'GetSummary': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSummary,
                     request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.GetSummaryRequest.FromString,
@@ -110,6 +155,16 @@ def add_FeedbackServiceServicer_to_server(servicer, server):
                     servicer.ExportJudgments,
                     request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsRequest.FromString,
                     response_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsResponse.SerializeToString,
+            ),
+            'RecordTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordTraining,
+                    request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingRequest.FromString,
+                    response_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingResponse.SerializeToString,
+            ),
+            'EraseSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseSubject,
+                    request_deserializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectRequest.FromString,
+                    response_serializer=diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +232,33 @@ class FeedbackService:
             _registered_method=True)
 
     @staticmethod
+    def ListFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.feedback.v1.FeedbackService/ListFeedback',
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackRequest.SerializeToString,
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.ListFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetSummary(request,
             target,
             options=(),
@@ -220,6 +302,60 @@ class FeedbackService:
             '/diapason.feedback.v1.FeedbackService/ExportJudgments',
             diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsRequest.SerializeToString,
             diapason_dot_feedback_dot_v1_dot_feedback__pb2.ExportJudgmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.feedback.v1.FeedbackService/RecordTraining',
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingRequest.SerializeToString,
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.RecordTrainingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.feedback.v1.FeedbackService/EraseSubject',
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectRequest.SerializeToString,
+            diapason_dot_feedback_dot_v1_dot_feedback__pb2.EraseSubjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

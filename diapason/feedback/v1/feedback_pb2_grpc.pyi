@@ -33,28 +33,54 @@ class FeedbackServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
     SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.SubmitFeedbackRequest, _feedback_pb2.SubmitFeedbackResponse]
     """Stores a batch of feedback, whole or not at all. Feedback whose idempotency key was
-    seen before is not stored again and is reported as a duplicate.
+    seen before is not stored again and is reported as a duplicate. RESOURCE_EXHAUSTED if an
+    actor sends more than the service takes of one; RetryInfo says when to try again.
     """
     RecordImpressions: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.RecordImpressionsRequest, _feedback_pb2.RecordImpressionsResponse]
     """Stores what searches showed. Called by the search service."""
+    ListFeedback: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.ListFeedbackRequest, _feedback_pb2.ListFeedbackResponse]
+    """What was stored, newest first, page by page."""
     GetSummary: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.GetSummaryRequest, _feedback_pb2.GetSummaryResponse]
     """Counts, for a collection or for all."""
     ExportJudgments: _grpc.UnaryStreamMultiCallable[_feedback_pb2.ExportJudgmentsRequest, _feedback_pb2.ExportJudgmentsResponse]
-    """Feedback turned into judgments by the policy in the request, resumable by cursor."""
+    """Feedback turned into judgments by the policy in the request, resumable by cursor. The first
+    message has `header` and no judgment.
+    """
+    RecordTraining: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.RecordTrainingRequest, _feedback_pb2.RecordTrainingResponse]
+    """Notes that a model's version came out of an export, so that an erasure can name it. The same
+    note twice is one. NOT_FOUND if the consumer has exported nothing.
+    """
+    EraseSubject: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.EraseSubjectRequest, _feedback_pb2.EraseSubjectResponse]
+    """Deletes what a person said and what they were shown, in one transaction, and says what that
+    was and who had read it. May be repeated.
+    """
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.SubmitFeedbackRequest, _feedback_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
     """Stores a batch of feedback, whole or not at all. Feedback whose idempotency key was
-    seen before is not stored again and is reported as a duplicate.
+    seen before is not stored again and is reported as a duplicate. RESOURCE_EXHAUSTED if an
+    actor sends more than the service takes of one; RetryInfo says when to try again.
     """
     RecordImpressions: _aio.UnaryUnaryMultiCallable[_feedback_pb2.RecordImpressionsRequest, _feedback_pb2.RecordImpressionsResponse]  # type: ignore[assignment]
     """Stores what searches showed. Called by the search service."""
+    ListFeedback: _aio.UnaryUnaryMultiCallable[_feedback_pb2.ListFeedbackRequest, _feedback_pb2.ListFeedbackResponse]  # type: ignore[assignment]
+    """What was stored, newest first, page by page."""
     GetSummary: _aio.UnaryUnaryMultiCallable[_feedback_pb2.GetSummaryRequest, _feedback_pb2.GetSummaryResponse]  # type: ignore[assignment]
     """Counts, for a collection or for all."""
     ExportJudgments: _aio.UnaryStreamMultiCallable[_feedback_pb2.ExportJudgmentsRequest, _feedback_pb2.ExportJudgmentsResponse]  # type: ignore[assignment]
-    """Feedback turned into judgments by the policy in the request, resumable by cursor."""
+    """Feedback turned into judgments by the policy in the request, resumable by cursor. The first
+    message has `header` and no judgment.
+    """
+    RecordTraining: _aio.UnaryUnaryMultiCallable[_feedback_pb2.RecordTrainingRequest, _feedback_pb2.RecordTrainingResponse]  # type: ignore[assignment]
+    """Notes that a model's version came out of an export, so that an erasure can name it. The same
+    note twice is one. NOT_FOUND if the consumer has exported nothing.
+    """
+    EraseSubject: _aio.UnaryUnaryMultiCallable[_feedback_pb2.EraseSubjectRequest, _feedback_pb2.EraseSubjectResponse]  # type: ignore[assignment]
+    """Deletes what a person said and what they were shown, in one transaction, and says what that
+    was and who had read it. May be repeated.
+    """
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -64,7 +90,8 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.SubmitFeedbackResponse, _abc.Awaitable[_feedback_pb2.SubmitFeedbackResponse]]:
         """Stores a batch of feedback, whole or not at all. Feedback whose idempotency key was
-        seen before is not stored again and is reported as a duplicate.
+        seen before is not stored again and is reported as a duplicate. RESOURCE_EXHAUSTED if an
+        actor sends more than the service takes of one; RetryInfo says when to try again.
         """
 
     @_abc_1.abstractmethod
@@ -74,6 +101,14 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feedback_pb2.RecordImpressionsResponse, _abc.Awaitable[_feedback_pb2.RecordImpressionsResponse]]:
         """Stores what searches showed. Called by the search service."""
+
+    @_abc_1.abstractmethod
+    def ListFeedback(
+        self,
+        request: _feedback_pb2.ListFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.ListFeedbackResponse, _abc.Awaitable[_feedback_pb2.ListFeedbackResponse]]:
+        """What was stored, newest first, page by page."""
 
     @_abc_1.abstractmethod
     def GetSummary(
@@ -89,6 +124,28 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feedback_pb2.ExportJudgmentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feedback_pb2.ExportJudgmentsResponse], _abc.AsyncIterator[_feedback_pb2.ExportJudgmentsResponse]]:
-        """Feedback turned into judgments by the policy in the request, resumable by cursor."""
+        """Feedback turned into judgments by the policy in the request, resumable by cursor. The first
+        message has `header` and no judgment.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordTraining(
+        self,
+        request: _feedback_pb2.RecordTrainingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.RecordTrainingResponse, _abc.Awaitable[_feedback_pb2.RecordTrainingResponse]]:
+        """Notes that a model's version came out of an export, so that an erasure can name it. The same
+        note twice is one. NOT_FOUND if the consumer has exported nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseSubject(
+        self,
+        request: _feedback_pb2.EraseSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feedback_pb2.EraseSubjectResponse, _abc.Awaitable[_feedback_pb2.EraseSubjectResponse]]:
+        """Deletes what a person said and what they were shown, in one transaction, and says what that
+        was and who had read it. May be repeated.
+        """
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,7 +1,7 @@
-"""Signals, opinions and judgments."""
+"""Signals, events, what searches showed, and judgments."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -11,11 +11,34 @@ class Signal(Enum):
     THUMBS_UP = "thumbs_up"
     THUMBS_DOWN = "thumbs_down"
     GRADE = "grade"
+    CLICK = "click"
+    DWELL = "dwell"
+    CONVERSION = "conversion"
+    DISMISSAL = "dismissal"
+    COMMENT = "comment"
+    WITHDRAWAL = "withdrawal"
 
 
-@dataclass(frozen=True)
+EXPLICIT = frozenset({Signal.THUMBS_UP, Signal.THUMBS_DOWN, Signal.GRADE})
+IMPLICIT = frozenset({Signal.CLICK, Signal.DWELL, Signal.CONVERSION, Signal.DISMISSAL})
+# The document served: what was shown above it and left is less likely to have.
+TAKEN = frozenset({Signal.CLICK, Signal.DWELL, Signal.CONVERSION})
+OPINIONS = EXPLICIT | IMPLICIT
+
+MINUTE_MS = 60_000
+
+# A person within a tenant; ("", "") are all those without a name.
+Actor = tuple[str, str]
+# Whose opinion an event is: an actor's, else that of a search, else the event's own.
+Who = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """One piece of feedback as stored. ``number`` grows in the order of arrival."""
+    """One piece of feedback as stored.
+
+    ``number`` grows in the order of arrival; ``time`` is when it was done, in milliseconds since 1970.
+    """
 
     number: int
     query: str
@@ -23,64 +46,50 @@ class Event:
     actor: str
     signal: Signal
     value: float | None = None
+    tenant: str = ""
+    search_id: str = ""
+    time: int = 0
+
+    @property
+    def by(self) -> Actor:
+        """The actor within the tenant; both empty for an event without an actor."""
+        return (self.tenant, self.actor) if self.actor else ("", "")
+
+    @property
+    def who(self) -> Who:
+        """Whose opinion it is. One search is one person's, also when nobody says whose."""
+        if self.actor:
+            return self.tenant, self.actor, ""
+        return "", "", f"search {self.search_id}" if self.search_id else f"event {self.number}"
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What makes one event later than another."""
+        return self.time, self.number
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What a signal says about relevance, and how much it counts."""
+class Impression:
+    """What a search showed: documents with their ranks, from 1."""
 
-    target: float
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Policy:
-    """From signals to judgments. A grade's target is its value; its weight is from the policy."""
-
-    name: str = "thumbs"
-    aims: Mapping[Signal, Aim] = field(
-        default_factory=lambda: {
-            Signal.THUMBS_UP: Aim(1.0),
-            Signal.THUMBS_DOWN: Aim(0.0),
-            Signal.GRADE: Aim(0.0),
-        }
-    )
+    ranks: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """What training reads about one query and one document."""
+    """What training reads about one query and one document.
+
+    ``actors`` opinions made it; ``flagged`` if one of them is of an actor who floods or bursts.
+    """
 
     query: str
     document_id: str
     target: float
     weight: float
+    actors: int = 1
+    flagged: bool = False
 
 
 def normalized(query: str) -> str:
     """The query without differences of white space: what makes two queries the same."""
     return " ".join(query.split())
-
-
-def judgments(events: Iterable[Event], policy: Policy) -> list[Judgment]:
-    """Judgments by query, then document.
-
-    Each actor has one opinion on a query and a document: the latest event that the policy
-    reads. Opinions are averaged by weight, and the judgment's weight is their sum. Events
-    without an actor are one actor's each.
-    """
-    opinions: dict[tuple[str, str], dict[str, Aim]] = {}
-    for event in sorted(events, key=lambda event: event.number):
-        aim = policy.aims.get(event.signal)
-        if aim is None or aim.weight <= 0:
-            continue
-        if event.signal is Signal.GRADE and event.value is not None:
-            aim = Aim(event.value, aim.weight)
-        actor = event.actor or f"\0{event.number}"
-        opinions.setdefault((normalized(event.query), event.document_id), {})[actor] = aim
-    result = []
-    for (query, document_id), by_actor in sorted(opinions.items()):
-        weight = sum(aim.weight for aim in by_actor.values())
-        target = sum(aim.target * aim.weight for aim in by_actor.values()) / weight
-        result.append(Judgment(query, document_id, target, weight))
-    return result

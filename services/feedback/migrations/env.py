@@ -1,6 +1,6 @@
 """Alembic's entry."""
 
-from services.feedback.store import Base
+from services.feedback.adapters.tables import Base
 from services.kit.sql import run_migrations
 
 run_migrations(Base.metadata)

@@ -1,0 +1,1 @@
+"""Feedback against the bare sum of what it must do."""

@@ -1,0 +1,1 @@
+"""Parts of the client, by service. `diapason.client` is what callers import."""
