@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from obstore.store import from_url
+
 from diapason.trainer.v1 import (
     registry_pb2,
     registry_pb2_grpc,
@@ -21,6 +23,7 @@ from services.trainer.broker import Nudger
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
+from services.trainer.reporting.reports import Reports
 from services.trainer.servicers import RegistryServicer, RolloutServicer, TrainingServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.upkeep import keep_leases, sweep
@@ -44,7 +47,8 @@ async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
         peers = Peers(search, feedback)
         models = RegistryServicer(jobs, registry, nudger)
         host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, models)
-        runs = TrainingServicer(jobs, registry, nudger, peers)
+        reports = Reports(jobs, registry, from_url(settings.artifacts_url))
+        runs = TrainingServicer(jobs, registry, nudger, peers, reports)
         host.serve(TRAINING, training_pb2_grpc.add_TrainingServiceServicer_to_server, runs)
         rollouts = RolloutServicer(jobs, registry, nudger, peers)
         host.serve(ROLLOUTS, rollout_pb2_grpc.add_RolloutServiceServicer_to_server, rollouts)

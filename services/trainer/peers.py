@@ -1,10 +1,13 @@
 """Search and feedback as the trainer's workers use them: blocking, from threads."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from diapason.common.v1.version_pb2 import VersionRef
 from diapason.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -20,6 +23,14 @@ _EXPORT_SECONDS = 300.0
 _PAGE = 500
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Judgments, and the policy by which they were made, with all its numbers."""
+
+    judgments: Sequence[Judgment]
+    policy: Mapping[str, Any]
+
+
 class Peers:
     """Calls to the other services. Every failure is a ``ServiceError``."""
 
@@ -28,13 +39,28 @@ class Peers:
         self._documents = document_pb2_grpc.DocumentServiceStub(search)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(feedback)
 
-    def judgments(self, collection: str) -> list[Judgment]:
-        """All judgments of a collection."""
-        request = feedback_pb2.ExportJudgmentsRequest(collection=collection)
+    def judgments(self, collection: str, consumer: str = "", policy: str = "") -> "Exported":
+        """All judgments of a collection under a policy (the default one, if it is not named).
+
+        That ``consumer`` (a run's id) has read them is noted by the feedback service, if there is one.
+        """
+        request = feedback_pb2.ExportJudgmentsRequest(
+            collection=collection, consumer=consumer, policy=feedback_pb2.JudgmentPolicy(name=policy)
+        )
         with _translated("feedback"):
             answers = list(self._feedback.ExportJudgments(request, **_options(_EXPORT_SECONDS)))
-        found = (answer.judgment for answer in answers)
-        return [Judgment(j.query, j.document_id, j.target, j.weight) for j in found]
+        header = next(answer.header for answer in answers if answer.HasField("header"))
+        found = (answer.judgment for answer in answers if answer.HasField("judgment"))
+        return Exported(
+            [Judgment(j.query, j.document_id, j.target, j.weight) for j in found],
+            MessageToDict(header.policy, preserving_proto_field_name=True),
+        )
+
+    def record_training(self, consumer: str, version: PublishedVersion) -> None:
+        """Have it noted that a version came of what a run has read."""
+        request = feedback_pb2.RecordTrainingRequest(consumer=consumer, version=_ref(version))
+        with _translated("feedback"):
+            self._feedback.RecordTraining(request, **_options(_SECONDS))
 
     def passages(self, collection: str) -> Iterator[tuple[str, str]]:
         """The id and the passage of every document."""
@@ -65,9 +91,8 @@ class Peers:
 
     def start_reindex(self, collection: str, version: PublishedVersion) -> collection_pb2.Reindex:
         """Begin to build an index under a version, or find the build that began."""
-        ref = VersionRef(model=version.model, number=version.number, digest=version.digest)
         with _translated("search"):
-            request = collection_pb2.StartReindexRequest(collection=collection, encoder=ref)
+            request = collection_pb2.StartReindexRequest(collection=collection, encoder=_ref(version))
             return self._collections.StartReindex(request, **_options(_SECONDS)).reindex
 
     def reindex(self, reindex_id: str) -> collection_pb2.Reindex:
@@ -95,6 +120,10 @@ class Peers:
         with _translated("search"):
             request = collection_pb2.RollbackRouteRequest(collection=collection, expected_generation=generation)
             return self._collections.RollbackRoute(request, **_options(_SECONDS)).route
+
+
+def _ref(version: PublishedVersion) -> VersionRef:
+    return VersionRef(model=version.model, number=version.number, digest=version.digest)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,7 @@ from services.trainer.peers import Peers
 from services.trainer.process import spec as files
 from services.trainer.process.spec import Spec
 from services.trainer.registry import Registry
+from services.trainer.reporting import keeping
 from services.trainer.tables import RunRow
 
 log = structlog.get_logger()
@@ -115,6 +117,7 @@ class Runner:
         self._prepare(run, folder, config, current)
         self._job(run, folder)
         self._note(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
+        keeping.keep(self._objects, run.id, folder)
         result = json.loads((folder / files.RESULT).read_text())
         policy = gate.GatePolicy(**run.request["gate"])
         decision = gate.decide(_scores(result["before"]), _scores(result["after"]), policy)
@@ -127,6 +130,8 @@ class Runner:
         lineage = Lineage(source=run.model, parent_digest=current.digest, run_id=run.id)
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
+        # Before anything is done with it: whoever has a person erased must be told of it.
+        self._peers.record_training(run.id, version)
         rollout = self._jobs.add_rollout(run.collection, current.digest, version.digest, run.id)
         self._jobs.end(
             run,
@@ -142,31 +147,33 @@ class Runner:
         if (folder / files.HELD_OUT).exists():
             return
         self._note(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
-        judgments = self._peers.judgments(run.collection)
+        exported = self._peers.judgments(run.collection, run.id, config.policy)
         self._note(run, progress=0.5, message="fetching documents")
         corpus = dict(self._peers.passages(run.collection))
         # A document deleted since it was judged teaches nothing about those there are.
-        usable = [judgment for judgment in judgments if judgment.document_id in corpus]
+        usable = [judgment for judgment in exported.judgments if judgment.document_id in corpus]
         dataset = data.prepare(usable, config.held_out)
         queries = data.trainable_queries(usable)
-        if queries < data.MIN_QUERIES or not dataset.examples:
+        if queries < data.MIN_QUERIES or not dataset.train_queries:
             raise JobFailed(
                 f"there are {queries} queries with a liked document that still exists (of {dataset.judgments} "
                 f"judgments), {dataset.train_queries} of them to train on; {data.MIN_QUERIES} are needed"
             )
         _write_lines(folder / files.CORPUS, [{"id": i, "text": text} for i, text in corpus.items()])
-        _write_lines(
-            folder / files.TRAIN,
-            [{"query": e.query, "positive": e.positive, "negatives": e.negatives} for e in dataset.examples],
-        )
-        files.write_json(folder / files.HELD_OUT, dataset.held_out)
+        for name, some in ((files.TRAIN, dataset.train), (files.VALIDATION, dataset.validation)):
+            _write_lines(folder / name, [asdict(judged) for judged in some])
+        files.write_json(folder / files.POLICY, exported.policy)
+        # The last, since with it all is there.
+        _write_lines(folder / files.HELD_OUT, [asdict(judged) for judged in dataset.held_out])
         summary = {
             "judgments": dataset.judgments,
             "positives": dataset.positives,
             "negatives": dataset.judgments - dataset.positives,
             "train_queries": dataset.train_queries,
+            "validation_queries": len(dataset.validation),
             "held_out_queries": len(dataset.held_out),
             "documents": len(corpus),
+            "policy": f"{exported.policy.get('name', '')} {exported.policy.get('version', '')}".strip(),
         }
         self._note(run, data=summary, progress=1.0)
 
@@ -180,6 +187,8 @@ class Runner:
             base=str(artifacts.fetch_weights(self._objects, base, weights)),
             current=str(artifacts.fetch_weights(self._objects, current, weights)),
             dimensions=list(sizes),
+            recipe=config.recipe,
+            negatives=config.negatives,
             epochs=config.epochs,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
@@ -272,7 +281,10 @@ def _how_it_ended(status: int, tail: str) -> str:
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """A file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    temporary.rename(path)
 
 
 def _scores(stored: dict[str, dict[str, list[float]]]) -> gate.Scores:

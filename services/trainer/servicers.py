@@ -21,6 +21,7 @@ from diapason.trainer.v1 import (
 from services.kit.errors import FailedPrecondition, InvalidArgument, Violation
 from services.trainer import wire
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
+from services.trainer.domain import recipes
 from services.trainer.domain.data import MIN_QUERIES, trainable_queries
 from services.trainer.domain.gate import FEWEST_QUERIES, GatePolicy
 from services.trainer.domain.model import (
@@ -35,12 +36,15 @@ from services.trainer.domain.model import (
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
+from services.trainer.reporting.reports import Reports
 from services.trainer.rollouts import roll_back
 from services.trainer.tables import RolloutRow, RunRow
 
 Context = grpc.aio.ServicerContext[object, object]
 
 _WATCH_SECONDS = 0.25
+# More rows for each query than this cost time and teach little.
+_MOST_NEGATIVES = 16
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -138,11 +142,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     """Runs."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers) -> None:
+    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers, reports: Reports) -> None:
         self._jobs = jobs
         self._registry = registry
         self._nudger = nudger
         self._peers = peers
+        self._reports = reports
 
     async def StartRun(self, request: training_pb2.StartRunRequest, context: Context) -> training_pb2.StartRunResponse:
         """Check that there is something to learn from, and queue."""
@@ -154,13 +159,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidArgument(
                 Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
-        judgments = await asyncio.to_thread(self._peers.judgments, request.collection)
-        queries = trainable_queries(judgments)
+        exported = await asyncio.to_thread(self._peers.judgments, request.collection, "", request.config.policy)
+        queries = trainable_queries(exported.judgments)
         if queries < MIN_QUERIES:
             raise FailedPrecondition(
                 "TOO_FEW_JUDGMENTS",
                 request.collection,
-                f"there are {queries} queries with a liked document (of {len(judgments)} judgments); "
+                f"there are {queries} queries with a liked document (of {len(exported.judgments)} judgments); "
                 f"{MIN_QUERIES} are needed: collect more feedback",
             )
         job = {"config": asdict(config), "gate": asdict(policy), "dry_run": request.dry_run}
@@ -205,6 +210,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         reason = await asyncio.to_thread(self._nudger.reachable)
         workers = await asyncio.to_thread(self._registry.workers)
         return training_pb2.GetStatusResponse(broker_reachable=not reason, broker_reason=reason, workers=workers)
+
+    async def GetReport(
+        self, request: training_pb2.GetReportRequest, context: Context
+    ) -> training_pb2.GetReportResponse:
+        """Make the report, in a thread."""
+        makers = {
+            training_pb2.REPORT_FORMAT_UNSPECIFIED: self._reports.page,
+            training_pb2.REPORT_FORMAT_HTML: self._reports.page,
+            training_pb2.REPORT_FORMAT_JSON: self._reports.data,
+        }
+        if request.format not in makers:
+            raise InvalidArgument(Violation("format", f"is {request.format}; give HTML or JSON"))
+        made = await asyncio.to_thread(makers[request.format], request.id)
+        return training_pb2.GetReportResponse(content=made.content, media_type=made.media_type, sentence=made.sentence)
 
     async def _run(self, run_id: str) -> training_pb2.Run:
         row = await asyncio.to_thread(self._jobs.get, RunRow, run_id)
@@ -318,8 +337,15 @@ def _config(given: training_pb2.TrainingConfig) -> TrainingConfig:
         dimensions=tuple(sorted(given.dimensions, reverse=True)),
         held_out=given.held_out or default.held_out,
         seed=given.seed or default.seed,
+        policy=given.policy,
+        recipe=given.recipe or default.recipe,
+        negatives=given.negatives or default.negatives,
     )
     wrong = []
+    if config.recipe not in recipes.NAMES:
+        wrong.append(Violation("config.recipe", f"is {config.recipe!r}; give one of {', '.join(recipes.NAMES)}"))
+    if config.negatives > _MOST_NEGATIVES:
+        wrong.append(Violation("config.negatives", f"is {config.negatives}; the most is {_MOST_NEGATIVES}"))
     if config.epochs > 100:
         wrong.append(Violation("config.epochs", f"is {config.epochs}; the most is 100"))
     if not 2 <= config.batch_size <= 1024:

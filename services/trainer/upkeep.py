@@ -4,10 +4,11 @@ Every API replica does both; doing them twice is harmless.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from diapason.search.v1.collection_pb2 import Collection
 from services.kit.errors import ServiceError
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
 from services.trainer.jobs import Jobs
@@ -43,21 +44,27 @@ async def sweep(jobs: Jobs, nudger: Nudger) -> None:
 
 
 async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
-    """Hold a lease for every index that search keeps, and end rollouts whose old index is gone, for ever.
+    """Hold the leases that search gives reason for, and end rollouts whose old index is gone, for ever.
 
     While search does not answer, nothing is let go.
     """
 
     async def once() -> None:
         collections = await asyncio.to_thread(peers.collections)
-        held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
-        await asyncio.to_thread(registry.sync_index_leases, held)
+        await asyncio.to_thread(registry.sync_index_leases, leases(collections))
         kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
         for rollout in await asyncio.to_thread(jobs.retiring):
             if (rollout.collection, rollout.from_digest) not in kept:
                 await asyncio.to_thread(jobs.end_retired, rollout.id)
 
     await _for_ever("leases", once)
+
+
+def leases(collections: Sequence[Collection]) -> dict[str, str]:
+    """Holder → digest: one for every index that search keeps, and for every reranker that a route names."""
+    held = {f"index:{index.id}": index.encoder.digest for c in collections for index in c.indexes}
+    routes = [c.route for c in collections if c.route.HasField("reranker")]
+    return held | {f"index:{route.index}:reranker": route.reranker.digest for route in routes}
 
 
 async def _for_ever(name: str, once: Callable[[], Awaitable[None]]) -> None:

@@ -107,6 +107,27 @@ VERDICT_REJECT: Verdict.ValueType  # 2
 VERDICT_INCONCLUSIVE: Verdict.ValueType  # 3
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _ReportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPORT_FORMAT_UNSPECIFIED: _ReportFormat.ValueType  # 0
+    """HTML."""
+    REPORT_FORMAT_HTML: _ReportFormat.ValueType  # 1
+    """One page that needs no other file, no script and no network."""
+    REPORT_FORMAT_JSON: _ReportFormat.ValueType  # 2
+
+class ReportFormat(_ReportFormat, metaclass=_ReportFormatEnumTypeWrapper): ...
+
+REPORT_FORMAT_UNSPECIFIED: ReportFormat.ValueType  # 0
+"""HTML."""
+REPORT_FORMAT_HTML: ReportFormat.ValueType  # 1
+"""One page that needs no other file, no script and no network."""
+REPORT_FORMAT_JSON: ReportFormat.ValueType  # 2
+Global___ReportFormat: _TypeAlias = ReportFormat  # noqa: Y015
+
 @_typing.final
 class TrainingConfig(_message.Message):
     """Zero means the default, which the comment gives."""
@@ -119,8 +140,11 @@ class TrainingConfig(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     HELD_OUT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    NEGATIVES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
-    """2."""
+    """At most so many; the best on validation queries is kept. 2 to 4, the fewer the more relevant pairs there are."""
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float
@@ -129,6 +153,14 @@ class TrainingConfig(_message.Message):
     """Share of the judged queries held out for the gate. 0.25."""
     seed: _builtins.int
     """17."""
+    recipe: _builtins.str
+    """By name: "auto", "multiple-negatives", "cached-multiple-negatives", "triplet", "cosine-similarity", "cosent",
+    "contrastive", "online-contrastive". Empty: "auto", which chooses by what the judgments are like.
+    """
+    negatives: _builtins.int
+    """Documents that are not relevant beside each that is: refused ones first, then hard ones that nobody judged. 3."""
+    policy: _builtins.str
+    """How feedback becomes judgments: "thumbs", "distances" or "clicks". Empty: "thumbs"."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sizes trained at besides the full one. Empty: those that the current version declares."""
@@ -142,10 +174,13 @@ class TrainingConfig(_message.Message):
         dimensions: _abc.Iterable[_builtins.int] | None = ...,
         held_out: _builtins.float = ...,
         seed: _builtins.int = ...,
+        recipe: _builtins.str = ...,
+        negatives: _builtins.int = ...,
+        policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "dimensions", b"dimensions", "epochs", b"epochs", "held_out", b"held_out", "learning_rate", b"learning_rate", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "dimensions", b"dimensions", "epochs", b"epochs", "held_out", b"held_out", "learning_rate", b"learning_rate", "negatives", b"negatives", "policy", b"policy", "recipe", b"recipe", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,6 +353,8 @@ class DataSummary(_message.Message):
     TRAIN_QUERIES_FIELD_NUMBER: _builtins.int
     HELD_OUT_QUERIES_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    VALIDATION_QUERIES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     judgments: _builtins.int
     positives: _builtins.int
     negatives: _builtins.int
@@ -325,6 +362,10 @@ class DataSummary(_message.Message):
     """Queries with at least one positive."""
     held_out_queries: _builtins.int
     documents: _builtins.int
+    validation_queries: _builtins.int
+    """Not trained on: they say when to stop and how much of the training to keep. Zero where there are too few."""
+    policy: _builtins.str
+    """The policy by which feedback became judgments, and its version."""
     def __init__(
         self,
         *,
@@ -334,10 +375,12 @@ class DataSummary(_message.Message):
         train_queries: _builtins.int = ...,
         held_out_queries: _builtins.int = ...,
         documents: _builtins.int = ...,
+        validation_queries: _builtins.int = ...,
+        policy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "held_out_queries", b"held_out_queries", "judgments", b"judgments", "negatives", b"negatives", "positives", b"positives", "train_queries", b"train_queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "held_out_queries", b"held_out_queries", "judgments", b"judgments", "negatives", b"negatives", "policy", b"policy", "positives", b"positives", "train_queries", b"train_queries", "validation_queries", b"validation_queries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,3 +676,53 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    format: Global___ReportFormat.ValueType
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        format: Global___ReportFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """A few MiB at most: longer lists are cut and longer curves drawn with fewer points, and the report says so."""
+    media_type: _builtins.str
+    """"text/html; charset=utf-8" or "application/json"."""
+    sentence: _builtins.str
+    """The verdict with its numbers, or how the run ended without one."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        media_type: _builtins.str = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "media_type", b"media_type", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015

@@ -64,6 +64,11 @@ class TrainingServiceStub:
                 request_serializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/diapason.trainer.v1.TrainingService/GetReport',
+                request_serializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -109,6 +114,14 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """All that is known of a run that has ended, to be read by people or by programs.
+        FAILED_PRECONDITION: it has not ended. RESOURCE_EXHAUSTED: too many reports are being made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -141,6 +154,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusRequest.FromString,
                     response_serializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportRequest.FromString,
+                    response_serializer=diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +323,33 @@ class TrainingService:
             '/diapason.trainer.v1.TrainingService/GetStatus',
             diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusRequest.SerializeToString,
             diapason_dot_trainer_dot_v1_dot_training__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diapason.trainer.v1.TrainingService/GetReport',
+            diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportRequest.SerializeToString,
+            diapason_dot_trainer_dot_v1_dot_training__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

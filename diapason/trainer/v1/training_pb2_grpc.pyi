@@ -41,6 +41,10 @@ class TrainingServiceStub:
     """The run now and after each change, until it ends."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetStatusRequest, _training_pb2.GetStatusResponse]
     """Whether work would start: broker and workers."""
+    GetReport: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetReportRequest, _training_pb2.GetReportResponse]
+    """All that is known of a run that has ended, to be read by people or by programs.
+    FAILED_PRECONDITION: it has not ended. RESOURCE_EXHAUSTED: too many reports are being made.
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -55,6 +59,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """The run now and after each change, until it ends."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_training_pb2.GetStatusRequest, _training_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Whether work would start: broker and workers."""
+    GetReport: _aio.UnaryUnaryMultiCallable[_training_pb2.GetReportRequest, _training_pb2.GetReportResponse]  # type: ignore[assignment]
+    """All that is known of a run that has ended, to be read by people or by programs.
+    FAILED_PRECONDITION: it has not ended. RESOURCE_EXHAUSTED: too many reports are being made.
+    """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -102,5 +110,15 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetStatusResponse, _abc.Awaitable[_training_pb2.GetStatusResponse]]:
         """Whether work would start: broker and workers."""
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _training_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.GetReportResponse, _abc.Awaitable[_training_pb2.GetReportResponse]]:
+        """All that is known of a run that has ended, to be read by people or by programs.
+        FAILED_PRECONDITION: it has not ended. RESOURCE_EXHAUSTED: too many reports are being made.
+        """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

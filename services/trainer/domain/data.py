@@ -1,18 +1,22 @@
-"""From judgments to what is trained on and what is held out."""
+"""From judgments to what is trained on, what training is steered by, and what is held out."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # From here on a judgment's target counts as relevant.
 RELEVANT = 0.5
 # EduRanker's experience: below ten examples there is nothing to learn from.
 MIN_QUERIES = 10
+# Of the queries that are not held out, so many steer training: when to stop, how much of it to keep.
+VALIDATION_SHARE = 0.2
+# With fewer of them than this they would steer by chance; all are trained on then.
+MIN_VALIDATION = 15
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """One query, one document, and how relevant it is (0 to 1)."""
+    """One query, one document, how relevant it is (0 to 1, below that under some policies), what that counts."""
 
     query: str
     document_id: str
@@ -21,23 +25,42 @@ class Judgment:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A query with one relevant document and those that were judged not to be, worst known first."""
+class Judged:
+    """All that was said of one query's documents, by their ids."""
 
     query: str
-    positive: str
-    negatives: tuple[str, ...]
+    targets: Mapping[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def relevant(self) -> dict[str, float]:
+        """The documents that count as relevant, with their targets as gains."""
+        return {name: target for name, target in self.targets.items() if target >= RELEVANT}
+
+    @property
+    def refused(self) -> list[str]:
+        """The others, the least relevant first."""
+        return sorted((name for name, t in self.targets.items() if t < RELEVANT), key=lambda name: self.targets[name])
+
+    def weight(self, document_id: str) -> float:
+        """How much a judgment counts; 1 where nothing was said."""
+        return self.weights.get(document_id, 1.0)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples to train on, and held-out queries with their relevant documents and gains."""
+    """Queries to train on, queries to steer by, and queries held out for the gate."""
 
-    examples: tuple[Example, ...]
-    held_out: Mapping[str, Mapping[str, float]]
+    train: tuple[Judged, ...]
+    validation: tuple[Judged, ...]
+    held_out: tuple[Judged, ...]
     judgments: int
     positives: int
-    train_queries: int
+
+    @property
+    def train_queries(self) -> int:
+        """Queries to train on that have a relevant document."""
+        return sum(bool(judged.relevant) for judged in self.train)
 
 
 def is_held_out(query: str, share: float) -> bool:
@@ -46,8 +69,7 @@ def is_held_out(query: str, share: float) -> bool:
     Depends on the query alone, so that it never changes sides: neither as judgments are added nor
     with another seed. With a larger share queries only join the held-out ones.
     """
-    digest = hashlib.sha256(f"diapason gate\0{query}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share
+    return _place(query, "gate") < share
 
 
 def trainable_queries(judgments: Sequence[Judgment]) -> int:
@@ -56,27 +78,30 @@ def trainable_queries(judgments: Sequence[Judgment]) -> int:
 
 
 def prepare(judgments: Sequence[Judgment], share: float) -> Dataset:
-    """Split by query, never by row (I9); pair every relevant document with the refused ones."""
+    """Split by query, never by row (I9). ``share`` of the queries is held out for the gate."""
     by_query: dict[str, list[Judgment]] = {}
     for judgment in sorted(judgments, key=lambda j: (j.query, j.document_id)):
         by_query.setdefault(judgment.query, []).append(judgment)
-    examples: list[Example] = []
-    held_out: dict[str, dict[str, float]] = {}
-    train_queries = 0
-    for query, judged in by_query.items():
-        relevant = {j.document_id: j.target for j in judged if j.target >= RELEVANT}
-        if not relevant:
-            continue
-        if is_held_out(query, share):
-            held_out[query] = relevant
-            continue
-        train_queries += 1
-        refused = tuple(j.document_id for j in sorted(judged, key=lambda j: j.target) if j.target < RELEVANT)
-        examples += [Example(query, document_id, refused) for document_id in relevant]
+    every = [
+        Judged(query, {j.document_id: j.target for j in said}, {j.document_id: j.weight for j in said})
+        for query, said in by_query.items()
+    ]
+    held_out = tuple(judged for judged in every if judged.relevant and is_held_out(judged.query, share))
+    # What was only refused teaches, but can't be measured; of a held-out query it would tell too much.
+    rest = [judged for judged in every if not is_held_out(judged.query, share)]
+    steering = [j for j in rest if j.relevant and _place(j.query, "validation") < VALIDATION_SHARE]
+    if len(steering) < MIN_VALIDATION:
+        steering = []
+    aside = {judged.query for judged in steering}
     return Dataset(
-        tuple(examples),
+        tuple(judged for judged in rest if judged.query not in aside),
+        tuple(steering),
         held_out,
         judgments=len(judgments),
         positives=sum(j.target >= RELEVANT for j in judgments),
-        train_queries=train_queries,
     )
+
+
+def _place(query: str, purpose: str) -> float:
+    digest = hashlib.sha256(f"diapason {purpose}\0{query}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -67,14 +67,18 @@ ROLLOUT_ENDED = frozenset({RolloutState.DONE, RolloutState.FAILED, RolloutState.
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. The defaults come from sweeps over the sample films' feedback.
+    """How to train. ``policy`` names how feedback becomes judgments.
 
-    ``dimensions`` besides the full one; ``held_out`` is the share of judged queries kept for the gate.
+    ``epochs`` of zero are as many as fit the data, and the best of them is kept; ``dimensions`` besides the full
+    one; ``held_out`` is the share of judged queries kept for the gate; ``negatives`` go with each relevant document.
     """
 
-    epochs: int = 2
+    policy: str = ""
+    recipe: str = "auto"
+    epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 5e-5
+    negatives: int = 3
     dimensions: tuple[int, ...] = ()
     held_out: float = 0.25
     seed: int = 17

@@ -14,7 +14,7 @@ _LOOK_SECONDS = 0.5
 def main(folder: Path) -> None:
     """Do what the folder's spec says."""
     from services.trainer.domain.model import Kind
-    from services.trainer.process import evaluating, exporting, loading, training
+    from services.trainer.process import exporting, loading, tuning
     from services.trainer.process.spec import CANDIDATE, RESULT, Spec, say, write_json
 
     spec = Spec.read(folder)
@@ -24,21 +24,7 @@ def main(folder: Path) -> None:
         exporting.export(imported, spec.dimensions, folder / CANDIDATE)
         write_json(folder / RESULT, {})
         return
-    say(stage="train", progress=0.0, message="loading the base")
-    model = loading.load(spec.base)
-    training.train(model, spec, folder)
-    say(stage="evaluate", progress=0.0, message="the current version on the held-out queries")
-    current = loading.load(spec.current)
-    before = evaluating.evaluate(
-        current, spec.dimensions, folder, lambda done: say(stage="evaluate", progress=done / 2)
-    )
-    say(stage="evaluate", progress=0.5, message="the candidate on the held-out queries")
-    after = evaluating.evaluate(
-        model, spec.dimensions, folder, lambda done: say(stage="evaluate", progress=0.5 + done / 2)
-    )
-    say(stage="export", progress=0.0, message="the candidate to OpenVINO")
-    exporting.export(model, spec.dimensions, folder / CANDIDATE)
-    write_json(folder / RESULT, {"before": before, "after": after})
+    tuning.tune(spec, folder)
 
 
 def _end_with(parent: int) -> None:

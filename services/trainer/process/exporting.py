@@ -50,7 +50,7 @@ def export(model: SentenceTransformer | CrossEncoder, dimensions: list[int], fol
     ``dimensions`` are an encoder's sizes besides the full one.
     """
     model.eval()
-    tokenizer = _tokenizer(model.tokenizer)
+    tokenizer = tokenizer_of(model)
     described = _encoder(model, dimensions) if isinstance(model, SentenceTransformer) else _reranker(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder / WEIGHTS), safe_serialization=True, create_model_card=False)
@@ -71,7 +71,7 @@ def _encoder(model: SentenceTransformer, dimensions: list[int]) -> dict[str, Any
         "raw": _is_raw(model),
         "dimension": dimension,
         "dimensions": sorted({dimension, *dimensions}, reverse=True),
-        "max_tokens": _max_tokens(model),
+        "max_tokens": max_tokens(model),
         "prompts": _prompts(model.prompts),
         "golden_queries": [],
         "golden_texts": list(GOLDEN_TEXTS),
@@ -91,7 +91,7 @@ def _reranker(model: CrossEncoder) -> dict[str, Any]:
         "raw": False,
         "dimension": 0,
         "dimensions": [],
-        "max_tokens": _max_tokens(model),
+        "max_tokens": max_tokens(model),
         "prompts": {},
         "golden_queries": [query for query, _ in GOLDEN_PAIRS],
         "golden_texts": [text for _, text in GOLDEN_PAIRS],
@@ -112,7 +112,8 @@ def _is_raw(model: SentenceTransformer) -> bool:
     return True
 
 
-def _max_tokens(model: SentenceTransformer | CrossEncoder) -> int:
+def max_tokens(model: SentenceTransformer | CrossEncoder) -> int:
+    """The longest text that the model reads, in tokens."""
     limit = int(model.max_seq_length or _MAX_TOKENS)
     return min(limit if limit < _NO_LIMIT else _MAX_TOKENS, _positions(model))
 
@@ -126,11 +127,13 @@ def _positions(model: torch.nn.Module) -> int:
     return _NO_LIMIT
 
 
-def _tokenizer(given: Any) -> Tokenizer:
+def tokenizer_of(model: SentenceTransformer | CrossEncoder) -> Tokenizer:
     """What serving needs of the model's tokenizer: with the model's own padding, and no truncation.
 
     Padding of another id or on another side gives other vectors where positions follow from the ids.
+    Raises ``JobError``.
     """
+    given = model.tokenizer
     if not getattr(given, "is_fast", False):
         raise JobError("the model has no fast tokenizer (tokenizer.json), which serving needs")
     if given.pad_token_id is None:

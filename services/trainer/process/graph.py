@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +38,19 @@ class _Pipeline(torch.nn.Module):
 
 
 def write_ir(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
-    """Write the IR; its inputs have the tokenizer's names. Raises ``JobError``.
+    """Write the IR; its inputs have the tokenizer's names. Raises ``JobError``."""
+    folder.mkdir(exist_ok=True)
+    ov.save_model(convert(model), str(folder / "model.xml"), compress_to_fp16=False)
 
-    Leaves ``model`` with another implementation of attention, which computes the same.
-    """
+
+def convert(model: SentenceTransformer | CrossEncoder) -> ov.Model:
+    """The model as one graph; its inputs have the tokenizer's names. Raises ``JobError``."""
     example = model.preprocess(_EXAMPLE_TEXTS if isinstance(model, SentenceTransformer) else _EXAMPLE_PAIRS)
     if example.get("modality", "text") != "text":
         raise JobError("the model wants its texts wrapped by a chat template, which serving does not do")
     names = tuple(name for name in _INPUTS if name in example)
-    if model.transformers_model is not None:
-        # With "sdpa" a token that may attend to none, padding far from all text under ModernBERT's sliding window,
-        # comes out as NaN in OpenVINO, and then so does the text. Masks of "eager" are finite. OpenVINO fuses
-        # either to the same kernel.
-        model.transformers_model.set_attn_implementation("eager")
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _finite_attention(model):
         # The tracer warns of branches on shapes; the golden vectors catch what would matter.
         warnings.simplefilter("ignore")
         converted = ov.convert_model(_Pipeline(model, names), example_input=tuple(example[name] for name in names))
@@ -59,5 +59,23 @@ def write_ir(model: SentenceTransformer | CrossEncoder, folder: Path) -> None:
         port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
         port.get_node().set_element_type(ov.Type.i64)
     converted.validate_nodes_and_infer_types()
-    folder.mkdir(exist_ok=True)
-    ov.save_model(converted, str(folder / "model.xml"), compress_to_fp16=False)
+    return converted
+
+
+@contextmanager
+def _finite_attention(model: SentenceTransformer | CrossEncoder) -> Iterator[None]:
+    """Attention that is a number also for a token that may attend to none.
+
+    With "sdpa" such a token, padding far from all text under ModernBERT's sliding window, comes out as NaN in
+    OpenVINO, and then so does the text. Masks of "eager" are finite. OpenVINO fuses either to the same kernel.
+    """
+    inner = model.transformers_model
+    if inner is None:
+        yield
+        return
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 SPEC, RESULT, CANDIDATE = "spec.json", "result.json", "candidate"
-TRAIN, CORPUS, HELD_OUT = "train.jsonl", "corpus.jsonl", "held_out.json"
+TRAIN, VALIDATION, CORPUS, HELD_OUT = "train.jsonl", "validation.jsonl", "corpus.jsonl", "held_out.jsonl"
+POLICY, DETAILS = "policy.json", "details.json"
 WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "description.json"
 
 
@@ -26,10 +27,13 @@ class Spec:
     base: str = ""
     current: str = ""
     dimensions: list[int] = field(default_factory=list)
+    recipe: str = ""
+    negatives: int = 0
     epochs: int = 0
     batch_size: int = 0
     learning_rate: float = 0.0
     seed: int = 0
+    trackers: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Leave it for the job."""
@@ -53,6 +57,12 @@ def take_over_output() -> None:
     global _channel
     _channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All objects of a JSON Lines file."""
+    with path.open() as lines:
+        return [json.loads(line) for line in lines]
 
 
 def say(**fields: Any) -> None:

@@ -1,0 +1,127 @@
+"""The process of a run by itself, on a tiny model: the same twice, and taken up again after `kill -9`."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer.domain.data import Judged, Judgment, prepare
+from services.trainer.domain.examples import rows
+from services.trainer.process import loading, mixing
+from services.trainer.process.recipes import RECIPES
+from services.trainer.process.spec import (
+    CANDIDATE,
+    CORPUS,
+    DETAILS,
+    HELD_OUT,
+    RESULT,
+    TRAIN,
+    VALIDATION,
+    WEIGHTS,
+    Spec,
+    read_lines,
+)
+from services.trainer.process.training import Training
+from tests.conftest import Tiny
+from tests.support.words import TOPICS, document, query
+
+pytestmark = pytest.mark.slow
+
+_EPOCHS = 6
+
+
+def _prepared(folder: Path, tiny: Tiny, **more: Any) -> Path:
+    folder.mkdir()
+    judgments = [
+        Judgment(query(topic, wording), f"t{topic + other}", float(not other), 1.0)
+        for topic in range(TOPICS - 1)
+        for wording in range(3)
+        for other in (0, 1)
+    ]
+    dataset = prepare(judgments, 0.25)
+    for name, some in ((TRAIN, dataset.train), (VALIDATION, dataset.validation), (HELD_OUT, dataset.held_out)):
+        (folder / name).write_text("".join(json.dumps(asdict(one)) + "\n" for one in some))
+    texts = [{"id": f"t{topic}", "text": document(topic)} for topic in range(TOPICS)]
+    (folder / CORPUS).write_text("".join(json.dumps(one) + "\n" for one in texts))
+    given: dict[str, Any] = {
+        "recipe": "auto",
+        "negatives": 2,
+        "epochs": _EPOCHS,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "seed": 3,
+    }
+    Spec(kind="fine-tune", base=str(tiny.model), current=str(tiny.model), dimensions=[16], **(given | more)).write(
+        folder
+    )
+    return folder
+
+
+def _started(folder: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "services.trainer.process", str(folder)]
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True)
+
+
+def _finished(process: "subprocess.Popen[str]", folder: Path) -> list[dict[str, Any]]:
+    """All that it said."""
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, (folder / "log").read_text()[-2000:]
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def _weights(folder: Path) -> dict[str, bytes]:
+    root = folder / CANDIDATE / WEIGHTS
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.safetensors"))}
+
+
+def test_the_same_data_and_seed_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
+    folders = [_prepared(tmp_path / name, tiny) for name in ("one", "two")]
+    for folder in folders:
+        _finished(_started(folder), folder)
+    first, second = map(_weights, folders)
+    assert first
+    assert first == second
+    assert (folders[0] / RESULT).read_text() == (folders[1] / RESULT).read_text()
+    details = json.loads((folders[0] / DETAILS).read_text())
+    assert details["validation"][0]["step"] == 0
+    assert {point["weight"] for point in details["mix"]} == {0.25, 0.5, 0.75, 1.0}
+
+
+def test_i7_a_training_goes_on_from_its_checkpoint_after_a_kill(tiny: Tiny, tmp_path: Path) -> None:
+    folder = _prepared(tmp_path / "killed", tiny)
+    process = _started(folder)
+    assert process.stdout
+    for line in process.stdout:
+        # It is told only after the checkpoint before it was written.
+        if json.loads(line).get("loss") and list((folder / "trainer").glob("checkpoint-*/trainer_state.json")):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (folder / RESULT).exists()
+    said = _finished(_started(folder), folder)
+    steps = [one["loss"][0] for one in said if "loss" in one]
+    curve = [point["step"] for point in json.loads((folder / DETAILS).read_text())["training"]]
+    assert steps[0] > curve[0]  # the beginning was not trained again
+    assert curve == sorted(set(curve))
+    assert (folder / RESULT).exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    folder = _prepared(tmp_path / name, tiny, epochs=1)
+    texts = {one["id"]: one["text"] for one in read_lines(folder / CORPUS)}
+    judged = [Judged(**one) for one in read_lines(folder / TRAIN)]
+    model, recipe = loading.load(str(tiny.model)), RECIPES[name]
+    before = mixing.weights_of(model)
+    made = rows(recipe.form, judged, {one.query: list(texts) for one in judged}, 2)
+    curves = Training(model, recipe, Spec.read(folder), folder).run(made, texts, None)
+    assert curves.losses
+    assert any(not torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -1,0 +1,78 @@
+"""What tuning does to a model, on tiny real ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from services.trainer.domain.data import Judged
+from services.trainer.process import loading, mixing
+from services.trainer.process.encoding import Encoder, Plain
+from services.trainer.process.mining import mine
+from services.trainer.process.rotation import rotate
+from tests.conftest import Tiny
+
+TEXTS = [
+    f"{a} {b} {c}" for a in ("red", "blue", "old") for b in ("house", "film", "boat") for c in ("sinks", "sings", "")
+]
+
+
+def test_a_rotation_leaves_full_scores_and_puts_the_most_in_front(tiny: Tiny, tmp_path: Path) -> None:
+    model = loading.load(str(tiny.model))
+    before = Encoder(model)(TEXTS, "document")
+    rotated = rotate(model, before)
+    after = Encoder(model)(TEXTS, "document")
+    assert after == pytest.approx(rotated, abs=2e-2)  # what serves in bfloat16 is this near
+    assert after @ after.T == pytest.approx(before @ before.T, abs=2e-2)
+    energy = (rotated**2).mean(axis=0)
+    assert all(np.diff(energy) <= 1e-6)
+    assert (rotated**2)[:, :8].sum() > (before**2)[:, :8].sum()
+    model.save_pretrained(str(tmp_path / "rotated"))
+    again = loading.load(str(tmp_path / "rotated"))
+    assert Encoder(again)(TEXTS, "document") == pytest.approx(after, abs=1e-3)
+
+
+def test_a_rotation_stands_before_the_scaling_to_unit_length(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model))
+    names = [type(module).__name__ for module in model]
+    rotate(model, Encoder(model)(TEXTS, "document"))
+    assert [type(module).__name__ for module in model] == [*names[:-1], "Dense", names[-1]]
+    assert names[-1] == "Normalize"
+
+
+def test_what_is_mined_was_not_judged_and_keeps_a_margin() -> None:
+    documents = np.eye(8, dtype=np.float32)
+    query = np.array([[0.6, 0.59, 0.4, 0.3, 0.1, 0.05, 0.02, 0.01]], np.float32)
+    ids = [f"d{i}" for i in range(8)]
+    judged = Judged("q", {"d0": 1.0, "d3": 0.0})
+    found = mine([judged], query, ids, documents)
+    # d1 looks as relevant as d0 does, which is known to be, so it comes last; d3 was judged.
+    assert found == {"q": ["d2", "d4", "d5", "d6", "d7", "d1"]}
+
+
+def test_a_mix_lies_between_and_is_the_best_on_validation(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model))
+    before = mixing.weights_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    name = next(iter(before))
+    start = before[name].flatten()[0].item()
+
+    def validate() -> float:  # best a quarter of the way
+        moved = float(model.state_dict()[name].flatten()[0]) - start
+        return -abs(moved - 0.25)
+
+    share, tried = mixing.mix(model, before, validate)
+    assert share == 0.25
+    assert [one["weight"] for one in tried] == [0.25, 0.5, 0.75, 1.0]
+    assert model.state_dict()[name].flatten()[0].item() - start == pytest.approx(0.25, abs=1e-5)
+
+
+def test_few_texts_are_read_alike_by_either_way(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model))
+    model.train()
+    for role in ("query", "document"):
+        assert Plain(model)(TEXTS, role) == pytest.approx(Encoder(model)(TEXTS, role), abs=2e-2)
+    assert model.training
