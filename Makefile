@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast bench-embedder bench-unseen lint format protos clean
+.PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-scale bench-unseen lint format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,8 +21,20 @@ test: $(VENV)/.dev ## Run all tests, with real processes.
 test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
 	$(BIN)/python -m pytest -m "not slow"
 
+chaos: $(VENV)/.dev ## Kill search at random, 200 times over, and see that it keeps its word (half an hour).
+	$(BIN)/python -m tests.chaos --seeds 200 --from 0 --jobs 2
+
 bench-embedder: $(VENV)/.demo ## Measure the embedder against its ceiling and sentence-transformers (8 minutes).
 	$(BIN)/python -m benchmarks.embedder
+
+bench-search: $(VENV)/.demo ## Measure search against the sum of its parts (10 minutes).
+	$(BIN)/python -m benchmarks.search
+
+bench-feedback: $(VENV)/.demo ## Measure how fast feedback becomes durable, against SQLite alone (2 minutes).
+	$(BIN)/python -m benchmarks.feedback
+
+bench-scale: $(VENV)/.demo ## Measure how the embedded engine grows, to a million vectors (half an hour, 10 GB of disk).
+	$(BIN)/python -m benchmarks.scale
 
 bench-unseen: $(VENV)/.demo ## Measure whether tuning helps for films without any feedback.
 	$(BIN)/python -m benchmarks.unseen_films

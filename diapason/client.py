@@ -9,10 +9,8 @@ from several threads. Every failure is a `diapason.errors.DiapasonError`.
 """
 
 import json
-import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, Self
@@ -21,15 +19,17 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diapason import vectors
+from diapason.clients.calls import errors
+from diapason.clients.feedback import FeedbackCalls
 from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER, VersionRef
 from diapason.embedder.v1 import embedder_pb2, embedder_pb2_grpc
-from diapason.errors import from_rpc_error
-from diapason.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from diapason.feedback.v1 import feedback_pb2_grpc
 from diapason.search.v1 import (
     collection_pb2,
     collection_pb2_grpc,
     document_pb2,
     document_pb2_grpc,
+    filter_pb2,
     search_pb2,
     search_pb2_grpc,
 )
@@ -43,6 +43,15 @@ from diapason.trainer.v1 import (
 )
 
 _MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+# Calls whose requests are a stream. They are not repeated: what a stream has sent already may be carried out, and
+# grpcio (1.85.1) waits for ever for a repeated stream whose sender pauses while the server goes away.
+_STREAMED = [
+    {"service": service.full_name, "method": method.name}
+    for contract in (embedder_pb2, document_pb2, collection_pb2)
+    for service in contract.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if method.client_streaming
+]
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -55,7 +64,8 @@ _SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 3,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
+            {"name": _STREAMED},
         ]
     }
 )
@@ -83,7 +93,7 @@ class EmbeddedTexts:
     failures: dict[int, str]
 
 
-class Client:
+class Client(FeedbackCalls):
     """All four services. ``timeout`` is for each unary call, in seconds."""
 
     def __init__(self, addresses: Addresses | None = None, timeout: float = 30.0) -> None:
@@ -134,14 +144,55 @@ class Client:
     # Search
 
     def search(
-        self, collection: str, query: str, limit: int = 0, dimensions: int = 0, actor: str = ""
+        self,
+        collection: str,
+        query: str = "",
+        limit: int = 0,
+        dimensions: int = 0,
+        actor: str = "",
+        *,
+        filter: filter_pb2.Filter | None = None,  # noqa: A002 - the contract's name for it
+        score_threshold: float | None = None,
+        page_token: str = "",
+        hybrid: search_pb2.Hybrid | None = None,
+        rerank: search_pb2.Rerank | None = None,
+        explain: bool = False,
+        exact: bool = False,
+        like: Sequence[str] = (),
+        unlike: Sequence[str] = (),
+        first_stage_dimensions: int = 0,
+        unrecorded: bool = False,
     ) -> search_pb2.SearchResponse:
-        """The documents nearest to the query."""
+        """The documents that answer the query best. The contract says what each part does (`SearchRequest`)."""
         request = search_pb2.SearchRequest(
-            collection=collection, query=query, limit=limit, dimensions=dimensions, actor=actor
+            collection=collection,
+            query=query,
+            limit=limit,
+            dimensions=dimensions,
+            actor=actor,
+            filter=filter,
+            score_threshold=score_threshold,
+            page_token=page_token,
+            hybrid=hybrid,
+            rerank=rerank,
+            explain=explain,
+            exact=exact,
+            like=like,
+            unlike=unlike,
+            first_stage_dimensions=first_stage_dimensions,
+            unrecorded=unrecorded,
         )
-        with _errors():
+        with errors():
             return self._search.Search(request, timeout=self._timeout)
+
+    def search_many(
+        self, searches: Sequence[search_pb2.SearchRequest]
+    ) -> list[search_pb2.SearchResponse | search_pb2.SearchError]:
+        """Several searches in one call, at most 100; an answer or an error for each, in order."""
+        request = search_pb2.BatchSearchRequest(searches=searches)
+        with errors():
+            answers = self._search.BatchSearch(request, timeout=self._timeout).answers
+        return [a.response if a.HasField("response") else a.error for a in answers]
 
     def upsert(
         self, collection: str, documents: Iterable[document_pb2.Document]
@@ -150,7 +201,7 @@ class Client:
         requests = (
             document_pb2.UpsertDocumentsRequest(collection=collection, document=document) for document in documents
         )
-        with _errors():
+        with errors():
             yield from self._documents.UpsertDocuments(requests)
 
     def documents(self, collection: str, ids: Sequence[str] = ()) -> Iterator[document_pb2.Document]:
@@ -158,17 +209,28 @@ class Client:
         token = ""
         while True:
             request = document_pb2.GetDocumentsRequest(collection=collection, ids=ids, page_token=token)
-            with _errors():
+            with errors():
                 page = self._documents.GetDocuments(request, timeout=self._timeout)
             yield from page.documents
             token = page.next_page_token
             if not token:
                 return
 
-    def delete(self, collection: str, ids: Sequence[str]) -> document_pb2.DeleteDocumentsResponse:
-        """Delete documents by id."""
-        request = document_pb2.DeleteDocumentsRequest(collection=collection, ids=ids)
-        with _errors():
+    def count(self, collection: str, filter: filter_pb2.Filter | None = None) -> int:  # noqa: A002
+        """How many documents there are, or pass the filter."""
+        request = document_pb2.CountDocumentsRequest(collection=collection, filter=filter)
+        with errors():
+            return self._documents.CountDocuments(request, timeout=self._timeout).documents
+
+    def delete(
+        self,
+        collection: str,
+        ids: Sequence[str] = (),
+        filter: filter_pb2.Filter | None = None,  # noqa: A002
+    ) -> document_pb2.DeleteDocumentsResponse:
+        """Delete documents by id, or those that pass a filter."""
+        request = document_pb2.DeleteDocumentsRequest(collection=collection, ids=ids, filter=filter)
+        with errors():
             return self._documents.DeleteDocuments(request, timeout=self._timeout)
 
     def create_collection(
@@ -177,70 +239,117 @@ class Client:
         encoder: str | VersionRef,
         dimensions: Sequence[int] = (),
         retention: float | None = None,
+        settings: collection_pb2.CollectionSettings | None = None,
     ) -> collection_pb2.Collection:
-        """A new collection under a version, or the newest of a model. ``retention`` in seconds."""
-        settings = collection_pb2.CollectionSettings(dimensions=dimensions)
+        """A new collection under a version, or the newest of a model.
+
+        ``dimensions`` and ``retention`` (in seconds) are added to ``settings``, which has all there is to set.
+        """
+        wanted = collection_pb2.CollectionSettings(dimensions=dimensions)
+        if settings is not None:
+            wanted.MergeFrom(settings)
         if retention is not None:
-            settings.retention.FromNanoseconds(int(retention * 1e9))
+            wanted.retention.FromNanoseconds(int(retention * 1e9))
         request = collection_pb2.CreateCollectionRequest(
             name=name,
-            encoder=VersionRef(model=encoder) if isinstance(encoder, str) else encoder,
-            settings=settings,
+            encoder=_version(encoder),
+            settings=wanted,
         )
-        with _errors():
+        with errors():
             return self._collections.CreateCollection(request, timeout=self._timeout).collection
 
     def collection(self, name: str) -> collection_pb2.Collection:
         """One collection."""
         request = collection_pb2.GetCollectionRequest(name=name)
-        with _errors():
+        with errors():
             return self._collections.GetCollection(request, timeout=self._timeout).collection
+
+    def update_collection(
+        self,
+        name: str,
+        retention: float | None = None,
+        fields: Mapping[str, collection_pb2.FieldType.ValueType] | None = None,
+    ) -> collection_pb2.Collection:
+        """Change how long (in seconds) an index is kept for rollback, declare further fields."""
+        request = collection_pb2.UpdateCollectionRequest(name=name, fields=fields)
+        if retention is not None:
+            request.retention.FromNanoseconds(int(retention * 1e9))
+        with errors():
+            return self._collections.UpdateCollection(request, timeout=self._timeout).collection
+
+    def delete_collection(self, name: str) -> int:
+        """Delete a collection with all it has; returns how many documents that were."""
+        request = collection_pb2.DeleteCollectionRequest(name=name)
+        with errors():
+            return self._collections.DeleteCollection(request, timeout=self._timeout).documents
 
     def collections(self) -> Sequence[collection_pb2.Collection]:
         """All collections."""
         request = collection_pb2.ListCollectionsRequest()
-        with _errors():
+        with errors():
             return self._collections.ListCollections(request, timeout=self._timeout).collections
 
     def routes(self, collection: str) -> Sequence[collection_pb2.Route]:
         """What was live when, newest first."""
         request = collection_pb2.ListRoutesRequest(collection=collection)
-        with _errors():
+        with errors():
             return self._collections.ListRoutes(request, timeout=self._timeout).routes
 
-    # Feedback
+    def estimate_reindex(self, collection: str, encoder: str | VersionRef) -> collection_pb2.EstimateReindexResponse:
+        """What building an index under another version would take."""
+        request = collection_pb2.EstimateReindexRequest(collection=collection, encoder=_version(encoder))
+        with errors():
+            return self._collections.EstimateReindex(request, timeout=self._timeout)
 
-    def thumbs(self, search_id: str, document_id: str, up: bool, actor: str = "", reason: str = "") -> bool:
-        """One thumb on one result. False if this actor's same thumb was stored before."""
-        signal = feedback_pb2.SIGNAL_THUMBS_UP if up else feedback_pb2.SIGNAL_THUMBS_DOWN
-        said = json.dumps([search_id, document_id, signal, actor])
-        item = feedback_pb2.Feedback(
-            idempotency_key=uuid.uuid5(uuid.NAMESPACE_OID, said).hex,
-            search_id=search_id,
-            document_id=document_id,
-            signal=signal,
-            actor=actor,
-            reason=reason,
+    def start_reindex(
+        self, collection: str, encoder: str | VersionRef, max_documents_per_second: float = 0
+    ) -> collection_pb2.Reindex:
+        """Build an index under another version, beside the one that serves."""
+        request = collection_pb2.StartReindexRequest(
+            collection=collection, encoder=_version(encoder), max_documents_per_second=max_documents_per_second
         )
-        return not self.submit([item])[0].duplicate
+        with errors():
+            return self._collections.StartReindex(request, timeout=self._timeout).reindex
 
-    def submit(self, feedback: Sequence[feedback_pb2.Feedback]) -> Sequence[feedback_pb2.FeedbackReceipt]:
-        """Store a batch of feedback, whole or not at all."""
-        request = feedback_pb2.SubmitFeedbackRequest(feedback=feedback)
-        with _errors():
-            return self._feedback.SubmitFeedback(request, timeout=self._timeout).receipts
+    def reindex(self, reindex_id: str) -> collection_pb2.Reindex:
+        """How a build stands."""
+        request = collection_pb2.GetReindexRequest(id=reindex_id)
+        with errors():
+            return self._collections.GetReindex(request, timeout=self._timeout).reindex
 
-    def summary(self, collection: str = "") -> feedback_pb2.GetSummaryResponse:
-        """Counts of impressions and feedback."""
-        request = feedback_pb2.GetSummaryRequest(collection=collection)
-        with _errors():
-            return self._feedback.GetSummary(request, timeout=self._timeout)
+    def cancel_reindex(self, reindex_id: str) -> collection_pb2.Reindex:
+        """Stop a build and drop what it made."""
+        request = collection_pb2.CancelReindexRequest(id=reindex_id)
+        with errors():
+            return self._collections.CancelReindex(request, timeout=self._timeout).reindex
 
-    def judgments(self, collection: str, cursor: str = "") -> Iterator[feedback_pb2.ExportJudgmentsResponse]:
-        """What training would read, each with the cursor from which to go on."""
-        request = feedback_pb2.ExportJudgmentsRequest(collection=collection, cursor=cursor)
-        with _errors():
-            yield from self._feedback.ExportJudgments(request)
+    def switch_route(
+        self, collection: str, index: str, expected_generation: int, reranker: VersionRef | None = None
+    ) -> collection_pb2.Route:
+        """Make an index serve (empty: the one that does), or another reranker."""
+        request = collection_pb2.SwitchRouteRequest(
+            collection=collection, index=index, expected_generation=expected_generation, reranker=reranker
+        )
+        with errors():
+            return self._collections.SwitchRoute(request, timeout=self._timeout).route
+
+    def roll_back_route(self, collection: str, expected_generation: int) -> collection_pb2.Route:
+        """Switch to what served before."""
+        request = collection_pb2.RollbackRouteRequest(collection=collection, expected_generation=expected_generation)
+        with errors():
+            return self._collections.RollbackRoute(request, timeout=self._timeout).route
+
+    def export_collection(self, name: str) -> Iterator[collection_pb2.ExportCollectionResponse]:
+        """A collection with its vectors: the header, then each document."""
+        with errors():
+            yield from self._collections.ExportCollection(collection_pb2.ExportCollectionRequest(collection=name))
+
+    def import_collection(
+        self, parts: Iterable[collection_pb2.ImportCollectionRequest]
+    ) -> collection_pb2.ImportCollectionResponse:
+        """A new collection of what was exported. The header's name is the new one's."""
+        with errors():
+            return self._collections.ImportCollection(iter(parts))
 
     # Training
 
@@ -253,34 +362,41 @@ class Client:
     ) -> training_pb2.Run:
         """Queue a run; what passes the gate is rolled out."""
         request = training_pb2.StartRunRequest(collection=collection, config=config, gate=gate, dry_run=dry_run)
-        with _errors():
+        with errors():
             return self._training.StartRun(request, timeout=self._timeout).run
 
     def run(self, run_id: str) -> training_pb2.Run:
         """One run."""
-        with _errors():
+        with errors():
             return self._training.GetRun(training_pb2.GetRunRequest(id=run_id), timeout=self._timeout).run
 
     def runs(self, limit: int = 0) -> Sequence[training_pb2.Run]:
         """Runs, newest first."""
-        with _errors():
+        with errors():
             return self._training.ListRuns(training_pb2.ListRunsRequest(limit=limit), timeout=self._timeout).runs
 
     def cancel_run(self, run_id: str) -> training_pb2.Run:
         """Ask a run to stop."""
-        with _errors():
+        with errors():
             return self._training.CancelRun(training_pb2.CancelRunRequest(id=run_id), timeout=self._timeout).run
 
     def watch_run(self, run_id: str) -> Iterator[training_pb2.Run]:
         """The run now and after each change, until it ends."""
-        with _errors():
+        with errors():
             for answer in self._training.WatchRun(training_pb2.WatchRunRequest(id=run_id)):
                 yield answer.run
 
     def trainer_status(self) -> training_pb2.GetStatusResponse:
         """Whether training would begin: broker and workers."""
-        with _errors():
+        with errors():
             return self._training.GetStatus(training_pb2.GetStatusRequest(), timeout=self._timeout)
+
+    def report(self, run_id: str, json: bool = False) -> training_pb2.GetReportResponse:
+        """The report of an ended run: one HTML page, or with ``json`` the same for programs."""
+        format_ = training_pb2.REPORT_FORMAT_JSON if json else training_pb2.REPORT_FORMAT_HTML
+        request = training_pb2.GetReportRequest(id=run_id, format=format_)
+        with errors():
+            return self._training.GetReport(request, timeout=self._timeout)
 
     # Models
 
@@ -288,42 +404,42 @@ class Client:
         """Import a base model; returns the id of the run that does it. A reranker has no ``dimensions``."""
         kind = MODEL_KIND_RERANKER if reranker else MODEL_KIND_ENCODER
         request = registry_pb2.RegisterModelRequest(name=name, kind=kind, source=source, dimensions=dimensions)
-        with _errors():
+        with errors():
             return self._registry.RegisterModel(request, timeout=self._timeout).run_id
 
     def models(self) -> Sequence[registry_pb2.Model]:
         """All models."""
-        with _errors():
+        with errors():
             return self._registry.ListModels(registry_pb2.ListModelsRequest(), timeout=self._timeout).models
 
     def versions(self, model: str) -> Sequence[registry_pb2.Version]:
         """A model's versions, newest first."""
         request = registry_pb2.ListVersionsRequest(model=model)
-        with _errors():
+        with errors():
             return self._registry.ListVersions(request, timeout=self._timeout).versions
 
     def start_rollout(self, collection: str, version: VersionRef) -> rollout_pb2.Rollout:
         """Roll a published version out."""
         request = rollout_pb2.StartRolloutRequest(collection=collection, version=version)
-        with _errors():
+        with errors():
             return self._rollouts.StartRollout(request, timeout=self._timeout).rollout
 
     def rollout(self, rollout_id: str) -> rollout_pb2.Rollout:
         """One rollout."""
         request = rollout_pb2.GetRolloutRequest(id=rollout_id)
-        with _errors():
+        with errors():
             return self._rollouts.GetRollout(request, timeout=self._timeout).rollout
 
     def watch_rollout(self, rollout_id: str) -> Iterator[rollout_pb2.Rollout]:
         """The rollout now and after each change, until the new version serves or it ended without."""
-        with _errors():
+        with errors():
             for answer in self._rollouts.WatchRollout(rollout_pb2.WatchRolloutRequest(id=rollout_id)):
                 yield answer.rollout
 
     def roll_back(self, rollout_id: str) -> rollout_pb2.Rollout:
         """Switch back to what served before a rollout."""
         request = rollout_pb2.RollbackRolloutRequest(id=rollout_id)
-        with _errors():
+        with errors():
             return self._rollouts.RollbackRollout(request, timeout=self._timeout).rollout
 
     # Embedding
@@ -338,7 +454,7 @@ class Client:
             role=embedder_pb2.ROLE_QUERY if query else embedder_pb2.ROLE_DOCUMENT,
             dimensions=dimensions,
         )
-        with _errors():
+        with errors():
             response = self._embedder.Embed(request, timeout=self._timeout)
         return vectors.from_bytes(response.vectors, response.dimensions)
 
@@ -366,7 +482,7 @@ class Client:
                 first = False
 
         start = 0
-        with _errors():
+        with errors():
             for answer in self._embedder.EmbedStream(messages()):
                 size = sizes.popleft()
                 failures = {start + failure.index: failure.message for failure in answer.failures}
@@ -377,18 +493,29 @@ class Client:
     def rerank(self, version: VersionRef, query: str, texts: Sequence[str]) -> list[float]:
         """A score for each text, higher for more relevant, with exactly this version of a reranker."""
         request = embedder_pb2.RerankRequest(version=version, query=query, texts=texts)
-        with _errors():
+        with errors():
             return list(self._embedder.Rerank(request, timeout=self._timeout).scores)
+
+    def split(
+        self, version: VersionRef, texts: Sequence[str], max_tokens: int = 0, overlap_tokens: int = 0
+    ) -> list[list[tuple[int, int]]]:
+        """Where to cut each text: passages of at most ``max_tokens`` (0: what the version reads), in order.
+
+        Each is a start and an end, so that ``text[start:end]`` is the passage; neighbours share ``overlap_tokens``.
+        """
+        request = embedder_pb2.SplitRequest(
+            version=version, texts=texts, max_tokens=max_tokens, overlap_tokens=overlap_tokens
+        )
+        with errors():
+            found = self._embedder.Split(request, timeout=self._timeout).texts
+        return [list(zip(text.starts, text.ends, strict=True)) for text in found]
 
     def embedder_info(self) -> embedder_pb2.GetInfoResponse:
         """Limits, device, and what is resident."""
-        with _errors():
+        with errors():
             return self._embedder.GetInfo(embedder_pb2.GetInfoRequest(), timeout=self._timeout)
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+def _version(named: str | VersionRef) -> VersionRef:
+    """A string is a model's name and means its newest version."""
+    return VersionRef(model=named) if isinstance(named, str) else named

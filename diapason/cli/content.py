@@ -1,15 +1,13 @@
-"""`index`, `search`, `feedback` and `status`."""
+"""`index` and `status`."""
 
-import json as json_module
-import uuid
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from diapason.cli import reading
+from diapason.cli.collection.settings import Distance, Fields, Quantization, Wanted
 from diapason.cli.options import (
     DEFAULT_COLLECTION,
     DEFAULT_DATA,
@@ -17,17 +15,13 @@ from diapason.cli.options import (
     Collection,
     Data,
     connect,
-    read_json,
-    write_json,
+    version,
 )
 from diapason.cli.output import Problem, as_json, console, counting_bar, plain, table
 from diapason.client import Addresses, Client
+from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER
 from diapason.errors import DiapasonError, NotFound
-from diapason.feedback.v1.feedback_pb2 import SIGNAL_THUMBS_DOWN, SIGNAL_THUMBS_UP, Feedback, QuerySubject
 from diapason.search.v1.document_pb2 import Document
-
-_LAST_SEARCH = "last-search.json"
-_SNIPPET = 100
 
 
 def index(
@@ -35,41 +29,66 @@ def index(
     collection: Collection = DEFAULT_COLLECTION,
     model: Annotated[str, typer.Option(help="Encoder of a new collection; the only one there is if not given.")] = "",
     dimensions: Annotated[list[int] | None, typer.Option(help="Smaller sizes to search a new collection at.")] = None,
+    bm25: Annotated[
+        bool | None, typer.Option("--bm25/--no-bm25", help="Find documents by their words too; yes if not said.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Whose stop words and stems BM25 uses; english if not given.")] = "",
+    distance: Annotated[Distance | None, typer.Option(help="Cosine if not given.")] = None,
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Compress vectors in memory; none if not given.")
+    ] = None,
+    passages: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS", min=0, help="Split longer documents into passages of so many; 0: as the encoder reads."
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(metavar="TOKENS", min=0, help="Shared by neighbouring passages.")
+    ] = None,
+    fields: Fields = None,
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
 ) -> None:
     """Write the documents of a file into a collection, which is created if need be.
 
-    Example: diapason index samples/movies/films.jsonl --collection movies
+    What describes a new collection may be said of one that exists, too; then it must be so.
+
+    Example: diapason index samples/movies/films.jsonl -c movies --field year:integer --field genre:keyword
     """
+    wanted = Wanted(dimensions or [], bm25, language, distance, quantization, passages, overlap, fields or [])
     with connect(data) as client:
-        ensure_collection(client, collection, model, dimensions or [])
+        ensure_collection(client, collection, model, wanted)
         counts = write(client, collection, file)
     if json:
         as_json({"collection": collection, **counts})
     else:
+        unchanged = f", {counts['unchanged']} unchanged" if counts["unchanged"] else ""
         waiting = f", {counts['waiting']} wait for the embedder" if counts["waiting"] else ""
         cut = f", {counts['truncated']} longer than the encoder reads" if counts["truncated"] else ""
-        console.print(f"{counts['written']} documents in {collection!r}{waiting}{cut}")
+        console.print(f"{counts['written']} documents in {collection!r}{unchanged}{waiting}{cut}")
 
 
-def ensure_collection(
-    client: Client, name: str, model: str, dimensions: list[int], retention: float | None = None
-) -> None:
-    """Create a collection unless it exists."""
+def ensure_collection(client: Client, name: str, model: str, wanted: Wanted) -> None:
+    """Create a collection; one that exists must be as it is wanted."""
+    settings = wanted.settings()
     try:
-        client.collection(name)
+        wanted.check(name, client.collection(name).settings)
     except NotFound:
-        names = [known.name for known in client.models()]
-        if not model and len(names) != 1:
-            choice = ", ".join(names) or "none; register one with `diapason models register`"
-            raise Problem(f"say which --model encodes the new collection {name!r}: there is {choice}") from None
-        client.create_collection(name, model or names[0], dimensions, retention)
+        client.create_collection(name, version(model or _only_encoder(client, name)), settings=settings)
+
+
+def _only_encoder(client: Client, collection: str) -> str:
+    names = [known.name for known in client.models() if known.kind == MODEL_KIND_ENCODER]
+    if len(names) == 1:
+        return names[0]
+    choice = ", ".join(names) or "none; register one with `diapason models register`"
+    raise Problem(f"say which --model encodes the new collection {collection!r}: there is {choice}")
 
 
 def write(client: Client, collection: str, file: Path) -> dict[str, int]:
     """Upsert a file's documents; what precedes a bad line is kept and counted in the error."""
-    counts = {"written": 0, "waiting": 0, "truncated": 0}
+    counts = {"written": 0, "unchanged": 0, "waiting": 0, "truncated": 0}
     wrong: list[str] = []
 
     def good() -> Iterator[Document]:
@@ -85,6 +104,7 @@ def write(client: Client, collection: str, file: Path) -> dict[str, int]:
                 wrong.append(f"document {receipt.id!r}: {receipt.error}")
                 continue
             counts["written"] += 1
+            counts["unchanged"] += receipt.unchanged
             counts["waiting"] += not receipt.indexed
             counts["truncated"] += receipt.truncated
             bar.update(task, advance=1)
@@ -92,86 +112,6 @@ def write(client: Client, collection: str, file: Path) -> dict[str, int]:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Problem(f"{wrong[0]}{more}; {counts['written']} good documents were written")
     return counts
-
-
-def search(
-    query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
-    collection: Collection = DEFAULT_COLLECTION,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many results.")] = 5,
-    dimensions: Annotated[int, typer.Option(help="Search at a smaller size.")] = 0,
-    data: Data = DEFAULT_DATA,
-    json: AsJson = False,
-) -> None:
-    """Search a collection.
-
-    Example: diapason search "a quirky comedy set in a hotel" --collection movies
-    """
-    with connect(data) as client:
-        answer = client.search(collection, query, limit, dimensions)
-    if data.is_dir():
-        shown = {"search_id": answer.search_id, "documents": [result.id for result in answer.results]}
-        write_json(data / _LAST_SEARCH, shown)
-    if json:
-        as_json(plain(answer))
-        return
-    version = answer.route.encoder
-    rows = [(r.rank, f"{r.score:.3f}", r.title or r.id, _snippet(r.text)) for r in answer.results]
-    table("", [">#", ">score", "title", "text"], rows)
-    console.print(
-        f"search {answer.search_id} · {version.model} version {version.number} · "
-        f"{answer.timings.total.ToMicroseconds() / 1000:.1f} ms · diapason feedback up 1"
-    )
-
-
-def _snippet(text: str) -> str:
-    return text if len(text) <= _SNIPPET else text[: _SNIPPET - 1] + "…"
-
-
-class Thumb(StrEnum):
-    """Which way."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-def feedback(
-    thumb: Annotated[Thumb, typer.Argument(help="up or down.")],
-    result: Annotated[str, typer.Argument(help="A number from the last search, or a document's id.")],
-    search_id: Annotated[str, typer.Option(help="Which search; the last one here if not given.")] = "",
-    query: Annotated[str, typer.Option(help="The query itself, for a search made elsewhere.")] = "",
-    collection: Collection = DEFAULT_COLLECTION,
-    reason: Annotated[str, typer.Option(help="Why, in your own words.")] = "",
-    data: Data = DEFAULT_DATA,
-    json: AsJson = False,
-) -> None:
-    """Say that a result helped or did not.
-
-    Example: diapason feedback up 1
-    """
-    last = data / _LAST_SEARCH
-    known = read_json(last) if last.exists() else {"search_id": "", "documents": []}
-    document = result
-    if result.isdecimal() and not search_id and not query:
-        if not 1 <= int(result) <= len(known["documents"]):
-            raise Problem(f"the last search shows {len(known['documents'])} results; {result} is not one of them")
-        document = known["documents"][int(result) - 1]
-    signal = SIGNAL_THUMBS_UP if thumb is Thumb.UP else SIGNAL_THUMBS_DOWN
-    item = Feedback(document_id=document, signal=signal, reason=reason)
-    if query:
-        item.query.CopyFrom(QuerySubject(collection=collection, text=query))
-    elif search_id or known["search_id"]:
-        item.search_id = search_id or str(known["search_id"])
-    else:
-        raise Problem("there was no search here yet; search first, or give --search-id or --query")
-    # The same thumb on the same result is one piece of feedback, however often it is given.
-    said = (item.search_id, collection, query, document, thumb.value)
-    item.idempotency_key = uuid.uuid5(uuid.NAMESPACE_OID, json_module.dumps(said)).hex
-    with connect(data) as client:
-        receipt = client.submit([item])[0]
-    if json:
-        as_json(plain(receipt))
-    else:
-        console.print(f"thumbs {thumb.value} for {document!r} {'was stored before' if receipt.duplicate else 'stored'}")
 
 
 def status(data: Data = DEFAULT_DATA, json: AsJson = False) -> None:

@@ -6,9 +6,17 @@ import typer
 from rich.markup import escape
 
 from diapason import errors
-from diapason.cli.content import feedback, index, search, status
+from diapason.cli.collection.command import collections_app
+from diapason.cli.collection.moving import export, import_
+from diapason.cli.collection.reindexing import reindex, rollback
+from diapason.cli.content import index, status
 from diapason.cli.demo.command import demo
+from diapason.cli.evaluate.command import evaluate
+from diapason.cli.evaluate.comparing import eval_compare
+from diapason.cli.feedback.command import feedback_app
 from diapason.cli.output import Failure, Problem, remarks
+from diapason.cli.report import report
+from diapason.cli.searching import search
 from diapason.cli.training import models_app, runs, train
 from diapason.cli.up import up
 
@@ -18,9 +26,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (up, status, index, search, feedback, train, runs, demo):
+for command in (up, status, index, search, train, runs, report, reindex, rollback, export):
     app.command()(command)
+app.command("import")(import_)
+app.command()(demo)
+app.command("eval")(evaluate)
+app.command("eval-compare")(eval_compare)
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
+app.add_typer(collections_app, name="collections")
 
 # Errors that are the caller's to mend; all others end with status 1.
 _MENDABLE = (

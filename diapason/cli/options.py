@@ -10,6 +10,7 @@ import typer
 
 from diapason.cli.output import Problem
 from diapason.client import Addresses, Client
+from diapason.common.v1.version_pb2 import VersionRef
 
 STACK_FILE = "stack.json"
 
@@ -33,6 +34,14 @@ def addresses(data: Path) -> Addresses:
 def connect(data: Path) -> Client:
     """A client of that stack."""
     return Client(addresses(data))
+
+
+def version(named: str) -> VersionRef:
+    """What MODEL or MODEL@NUMBER means; a model alone, its newest version. Raises ``Problem``."""
+    model, at, number = named.partition("@")
+    if not model or (at and not (number.isdecimal() and int(number))):
+        raise Problem(f"{named!r} names no version; give MODEL or MODEL@NUMBER, for example minilm@1")
+    return VersionRef(model=model, number=int(number or 0))
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from diapason.cli.options import STACK_FILE, read_json, write_json
 from diapason.cli.output import Failure, Problem
 from diapason.client import Addresses, Client
 
-LAYOUT = 1
+LAYOUT = 2
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 _LOOPBACK = "127.0.0.1"

@@ -27,15 +27,16 @@ from diapason.trainer.v1.training_pb2 import (
 _SWITCHED = (rollout_pb2.ROLLOUT_STATE_RETIRING, rollout_pb2.ROLLOUT_STATE_DONE)
 
 # Of the newest runs an id's beginning is looked for in so many.
-_MANY = 200
+MANY = 200
 
-models_app = typer.Typer(help="List models and versions, register a base model.", no_args_is_help=False)
+models_app = typer.Typer(no_args_is_help=False)
 
 
 def train(
     collection: Collection = DEFAULT_COLLECTION,
     epochs: Annotated[int, typer.Option(help="Passes over the judgments; 0 for the default.", min=0)] = 0,
     learning_rate: Annotated[float, typer.Option(help="0 for the default.", min=0)] = 0.0,
+    recipe: Annotated[str, typer.Option(help="How to tune, as triplet; auto chooses by the judgments.")] = "auto",
     min_queries: Annotated[int, typer.Option(help="Held-out queries that the gate asks for; 0 for 75.", min=0)] = 0,
     dry_run: Annotated[bool, typer.Option(help="Stop after the gate.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,
@@ -46,7 +47,7 @@ def train(
 
     Example: diapason train --collection movies
     """
-    config = TrainingConfig(epochs=epochs, learning_rate=learning_rate)
+    config = TrainingConfig(epochs=epochs, learning_rate=learning_rate, recipe=recipe)
     with connect(data) as client:
         run = client.train(collection, config, GatePolicy(min_queries=min_queries), dry_run)
         if wait:
@@ -110,7 +111,7 @@ def runs(
     """
     with connect(data) as client:
         if run_id:
-            run_id = _whole(client, run_id)
+            run_id = whole(client, run_id)
             run = client.cancel_run(run_id) if cancel else client.run(run_id)
             as_json(plain(run)) if json else print_run(run)
             return
@@ -124,9 +125,9 @@ def runs(
     table("Runs", ["run", "created", "of", "state", "message"], rows)
 
 
-def _whole(client: Client, beginning: str) -> str:
+def whole(client: Client, beginning: str) -> str:
     """The id of the one run that begins so; what was given if there is none or more than one."""
-    found = [run.id for run in client.runs(_MANY) if run.id.startswith(beginning)]
+    found = [run.id for run in client.runs(MANY) if run.id.startswith(beginning)]
     return found[0] if len(found) == 1 else beginning
 
 
@@ -137,7 +138,8 @@ def print_run(run: Run) -> None:
         d = run.data
         console.print(
             f"{d.judgments} judgments ({d.positives} for, {d.negatives} against), "
-            f"{d.train_queries} queries to train on, {d.held_out_queries} held out, {d.documents} documents"
+            f"{d.train_queries} queries to train on, {d.validation_queries} to steer by, "
+            f"{d.held_out_queries} held out, {d.documents} documents"
         )
     if run.HasField("gate"):
         print_gate(run.gate)
@@ -163,7 +165,7 @@ def print_gate(gate: Gate) -> None:
 
 @models_app.callback(invoke_without_command=True)
 def models(context: typer.Context, data: Data = DEFAULT_DATA, json: AsJson = False) -> None:
-    """List models and their versions.
+    """List models and their versions, register a base model.
 
     Example: diapason models
     """

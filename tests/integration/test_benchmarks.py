@@ -27,3 +27,23 @@ def test_the_embedders_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path)
     assert len([row for row in result["rows"] if row["goal"]]) == 11
     assert next(row for row in result["rows"] if "failed during" in row["name"])["value"] == 0
     assert (tmp_path / "embedder.svg").read_text().startswith("<?xml")
+
+
+def test_searchs_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.search", "--short", str(tiny.candidate), "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "search.json").read_text())["rows"]
+    assert len([row for row in rows if row["goal"]]) == 4
+    assert all(row["runs"] for row in rows)
+    assert (tmp_path / "search.svg").read_text().startswith("<?xml")
+
+
+def test_feedbacks_benchmark_measures_its_goal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.feedback", "--short", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((tmp_path / "feedback.json").read_text())["rows"]
+    assert len([row for row in rows if row["goal"]]) == 2
+    assert all(row["value"] > 0 for row in rows)
+    assert (tmp_path / "feedback.svg").read_text().startswith("<?xml")

@@ -162,6 +162,9 @@ def test_i9_a_candidate_that_is_no_better_is_not_promoted(client: Client) -> Non
     assert run.gate.verdict in (training.VERDICT_REJECT, training.VERDICT_INCONCLUSIVE)
     assert not run.rollout_id
     assert client.collection("nonsense").route.generation == 1
+    report = client.report(run.id)
+    assert report.sentence.startswith(("Rejected (", "Inconclusive ("))
+    assert b'id="gate"' in report.content
 
 
 def test_too_few_judgments_say_how_many_there_are_and_are_needed(client: Client) -> None:
@@ -266,15 +269,18 @@ def test_the_command_line_goes_around_the_loop(stack: Stack, client: Client, tmp
     file.write_text("".join(json.dumps({"id": f"topic-{i}", "text": document(i)}) + "\n" for i in range(5)))
     options = ("--collection", "shell", "--json")
     indexed = diapason(stack, "index", str(file), "--model", "tiny", *options)
-    assert json.loads(indexed.stdout) == {"collection": "shell", "written": 5, "waiting": 0, "truncated": 0}, (
-        indexed.stderr
-    )
+    counts = {"written": 5, "unchanged": 0, "waiting": 0, "truncated": 0}
+    assert json.loads(indexed.stdout) == {"collection": "shell", **counts}, indexed.stderr
     found = json.loads(diapason(stack, "search", document(3), *options).stdout)
     assert found["results"][0]["id"] == "topic-3"
     stored = json.loads(diapason(stack, "feedback", "up", "1", *options).stdout)
     assert stored["duplicate"] is False
-    shown = diapason(stack, "search", document(3), "--collection", "shell")
+    shown = diapason(stack, "search", document(3), "--collection", "shell", "--hybrid")
     assert "tiny version" in shown.stdout
+    moved = tmp_path / "moved.jsonl"
+    assert diapason(stack, "export", "shell", str(moved)).returncode == 0
+    imported = diapason(stack, "import", str(moved), "--collection", "shell-too", "--json")
+    assert json.loads(imported.stdout)["documents"] == "5", imported.stderr
     status = json.loads(diapason(stack, "status", "--json").stdout)
     assert set(status["services"].values()) == {"SERVING"}
     assert status["training"]["broker_reachable"] is True

@@ -52,6 +52,7 @@ class Embedding:
     """A running embedder."""
 
     residents: Residents
+    address: str
     channel: grpc.aio.Channel
     settings: EmbedderSettings
     gauges: LiveGauges
@@ -95,8 +96,9 @@ async def embedding(store_folder: Path, cache: Path, **more: object) -> AsyncIte
     port = await host.start(settings.listen)
     await host.set_ready(True)
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Embedding(parts.residents, channel, settings, LiveGauges(parts.residents, parts.scheduler))
+        address = f"127.0.0.1:{port}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Embedding(parts.residents, address, channel, settings, LiveGauges(parts.residents, parts.scheduler))
     finally:
         clean = await host.stop(5)
         await parts.residents.close()

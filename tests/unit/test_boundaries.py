@@ -13,16 +13,21 @@ MODULES = {
     "embedder-gpu": ["services.embedder.__main__", "services.embedder.worker.torch_runtime"],
     "search": ["services.search.__main__"],
     "feedback": ["services.feedback.__main__"],
-    "trainer": ["services.trainer.__main__", "services.trainer.worker", "services.trainer.process.training"],
+    "trainer": [
+        "services.trainer.__main__",
+        "services.trainer.reporting.page",
+        "services.trainer.worker",
+        "services.trainer.process.training",
+    ],
     "": ["diapason.client", "diapason.cli.main"],
 }
 NEVER = {
-    "embedder": {"torch", "sqlalchemy", "celery", "qdrant-edge-py"},
-    "embedder-gpu": {"openvino", "sqlalchemy", "celery", "qdrant-edge-py"},
+    "embedder": {"torch", "sqlalchemy", "celery", "qdrant-client", "qdrant-edge-py"},
+    "embedder-gpu": {"openvino", "sqlalchemy", "celery", "qdrant-client", "qdrant-edge-py"},
     "search": {"torch", "openvino", "celery"},
-    "feedback": {"torch", "openvino", "celery", "qdrant-edge-py"},
-    "trainer": {"qdrant-edge-py"},
-    "": {"torch", "openvino", "celery", "qdrant-edge-py", "sqlalchemy", "structlog"},
+    "feedback": {"torch", "openvino", "celery", "qdrant-client", "qdrant-edge-py"},
+    "trainer": {"qdrant-client", "qdrant-edge-py"},
+    "": {"torch", "openvino", "celery", "qdrant-client", "qdrant-edge-py", "sqlalchemy", "structlog"},
 }
 
 # Some libraries ask what is installed instead of trying to import it.

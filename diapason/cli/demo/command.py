@@ -28,6 +28,8 @@ from diapason.trainer.v1.training_pb2 import RUN_STAGE_EXPORT, RUN_STATE_SUCCEED
 COLLECTION = "movies"
 SMALL = 64
 _SHOWN = 5
+# So many share the queries that none of them says more than a person would in a minute.
+_READERS = 100
 _RETENTION_SECONDS = 3600.0
 _BACKGROUND_QUERIES = 60
 _BATCH = 250
@@ -63,7 +65,7 @@ def demo(
 ) -> None:
     """Watch a search engine get better from its users' thumbs, while searches go on.
 
-    Starts a stack, indexes the sample films, plays a reader's thumbs, trains, swaps, measures.
+    Starts a stack, indexes the sample films, plays readers' thumbs, trains, swaps, measures.
 
     Example: diapason demo
     """
@@ -108,7 +110,7 @@ def _play(client: Client, collection: str, model: str, chosen: Samples, outcome:
     remarks.print("[bold]3. Held-out queries, before[/bold]")
     with outcome.timed("before"):
         outcome.before = _measure(client, collection, chosen.held_out)
-    remarks.print("[bold]4. A reader looks at five results of each train query and thumbs what is shown[/bold]")
+    remarks.print("[bold]4. Readers look at five results of each train query and thumb what is shown[/bold]")
     with outcome.timed("feedback"):
         items = _read_and_thumb(client, collection, chosen.train)
         outcome.liked = {item.document_id for item in items if item.signal == SIGNAL_THUMBS_UP}
@@ -153,15 +155,16 @@ def _read_and_thumb(client: Client, collection: str, queries: Sequence[Query]) -
     items: list[Feedback] = []
     with counting_bar() as bar:
         task = bar.add_task("reading", total=len(queries))
-        for query in queries:
-            answer = client.search(collection, query.text, _SHOWN, actor="reader")
+        for number, query in enumerate(queries):
+            reader = f"reader-{number % _READERS}"
+            answer = client.search(collection, query.text, _SHOWN, actor=reader)
             items += [
                 Feedback(
                     idempotency_key=uuid.uuid4().hex,
                     search_id=answer.search_id,
                     document_id=result.id,
                     signal=SIGNAL_THUMBS_UP if result.id == query.document else SIGNAL_THUMBS_DOWN,
-                    actor="reader",
+                    actor=reader,
                 )
                 for result in answer.results
             ]

@@ -1,0 +1,1 @@
+"""`diapason collections`, and what is done with a whole collection."""

@@ -1,0 +1,1 @@
+"""`diapason eval` and `diapason eval-compare`: retrieval quality, measured and compared."""

@@ -1,0 +1,1 @@
+"""`diapason feedback`: saying what helped, and reading what was said."""
