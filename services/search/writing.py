@@ -48,58 +48,69 @@ class Writing:
         await self._state.find(collection)
         errors = ["" if d.deleted else rules.document_error(d) for d in documents]
         good = [d for d, error in zip(documents, errors, strict=True) if not error]
-        written = await self._store(collection, good) if good else []
-        serving = (await self._state.find(collection)).indexer
-        newest = max((w.document.sequence for w in written), default=0)
-        caught_up = await serving.wait_for(newest, INDEXED_WITHIN_SECONDS)
-        held = await _held(serving, [w.document.id for w in written]) if caught_up and written else {}
-        receipts = (_receipt(w, held.get(w.document.id), caught_up) for w in written)
+        written, serving = await self._store(collection, good) if good else ([], "")
+        holding = await self._holding(collection, _newest(written), serving)
+        held = await _held(holding, [w.document.id for w in written]) if holding and written else {}
+        receipts = (_receipt(w, held.get(w.document.id), holding is not None) for w in written)
         return [
             Receipt(document.id, error=error) if error else next(receipts)
             for document, error in zip(documents, errors, strict=True)
         ]
 
-    async def _store(self, collection: str, documents: Sequence[Document], up_to: int | None = None) -> list[Written]:
+    async def _store(
+        self, collection: str, documents: Sequence[Document], up_to: int | None = None
+    ) -> tuple[list[Written], str]:
         ends = time.monotonic() + _PAUSED_SECONDS
         while True:
             try:
-                written = await asyncio.to_thread(self._state.documents.write, collection, documents, up_to)
+                stored = await asyncio.to_thread(self._state.documents.write, collection, documents, up_to)
                 break
             except Paused:
                 if time.monotonic() > ends:
                     raise Unavailable(f"writes to {collection!r} wait for a switch of its route; try again") from None
                 await asyncio.sleep(_PAUSE_POLL_SECONDS)
         self._state.written(collection)
-        return written
+        return stored
+
+    async def _holding(self, collection: str, sequence: int, index: str) -> Indexer | None:
+        """The index that served at a place in the order of writing, once it holds it; None if that takes too long.
+
+        This process may not have heard yet that it serves: whoever searches here next must find them.
+        """
+        live = await self._state.find(collection)
+        if index and live.route.index != index:
+            await self._state.read()
+            live = await self._state.find(collection)
+        return live.indexer if await live.indexer.wait_for(sequence, INDEXED_WITHIN_SECONDS) else None
 
     async def delete(self, collection: str, ids: Sequence[str]) -> int:
         """Delete documents by id; returns how many existed."""
-        receipts = await self._store_tombstones(collection, ids)
-        serving = (await self._state.find(collection)).indexer
-        newest = max((w.document.sequence for w in receipts), default=0)
-        await serving.wait_for(newest, INDEXED_WITHIN_SECONDS)
-        return sum(w.changed for w in receipts)
+        written, serving = await self._store_tombstones(collection, ids)
+        await self._holding(collection, _newest(written), serving)
+        return sum(w.changed for w in written)
 
-    async def _store_tombstones(self, collection: str, ids: Sequence[str], up_to: int | None = None) -> list[Written]:
+    async def _store_tombstones(
+        self, collection: str, ids: Sequence[str], up_to: int | None = None
+    ) -> tuple[list[Written], str]:
         await self._state.find(collection)
         return await self._store(collection, [Document(i, "", "", {}, deleted=True) for i in ids], up_to)
 
     async def delete_where(self, collection: str, where: Filter) -> int:
         """Delete all documents written before now that pass; returns how many."""
         live, newest = await self._settled(collection, where)
-        deleted = 0
+        deleted, newest_deleted, serving = 0, 0, ""
         with live.indexer.usage.held():
             ids, after = await live.indexer.vectors.scroll(where, "", _DELETE_BATCH)
             while ids or after:
                 # One that was rewritten meanwhile may no longer pass: it stays.
-                written = await self._store_tombstones(collection, ids, newest) if ids else []
-                deleted += sum(w.changed for w in written)
+                if ids:
+                    written, serving = await self._store_tombstones(collection, ids, newest)
+                    deleted += sum(w.changed for w in written)
+                    newest_deleted = max(newest_deleted, _newest(written))
                 if not after:
                     break
                 ids, after = await live.indexer.vectors.scroll(where, after, _DELETE_BATCH)
-        await live.indexer.wait_for(
-            await asyncio.to_thread(self._state.documents.last_sequence, collection), INDEXED_WITHIN_SECONDS
-        )
+        await self._holding(collection, newest_deleted, serving)
         return deleted
 
     async def count(self, collection: str, where: Filter | None) -> int:
@@ -149,6 +160,10 @@ def check_filter(live: Live, where: Filter) -> None:
             live.route.collection,
             f"{live.route.collection!r} is still taking in a field declared lately; try again soon",
         )
+
+
+def _newest(written: Sequence[Written]) -> int:
+    return max((w.document.sequence for w in written), default=0)
 
 
 async def _held(serving: Indexer, ids: Sequence[str]) -> dict[str, Held]:

@@ -15,7 +15,7 @@ from services.kit.errors import (
     ServiceError,
     Unavailable,
 )
-from services.search.domain.model import Document, ReindexState, Settings
+from services.search.domain.model import Document, IndexState, ReindexState, Settings
 from services.search.ports import Point
 from tests.support.fakes import FILMS, NEW, OLD, Bench, best, caught_up, rolled_out
 
@@ -121,6 +121,22 @@ async def test_i5_writes_during_a_reindex_are_there_after_the_switch(bench: Benc
     assert await best(bench, "written meanwhile 19") == "new19"
     assert await best(bench, "rewritten meanwhile") == "d3"
     assert "d4" not in await bench.ids("text number 4", 100)
+
+
+async def test_i5_indexed_means_in_the_index_that_served_when_it_was_written(bench: Bench) -> None:
+    reindex, _ = await bench.routing.start_reindex("films", ("tiny", 2, ""))
+    index = await caught_up(bench, reindex.id)
+    # As when another replica switches, or this one is about to notice.
+    await asyncio.to_thread(bench.catalog.switch, "films", index, 1, None, None)
+    [receipt] = await bench.writing.write("films", [Document("late", "written since the switch", "", {})])
+    assert receipt.indexed
+    assert "late" in await bench.state.indexers[index].vectors.held(["late"])
+    assert (await bench.found("written since the switch", 1)).route.generation == 2
+    await asyncio.to_thread(bench.catalog.switch, "films", bench.index(state=IndexState.RETAINED), 2, None, None)
+    assert await bench.writing.delete("films", ["late"]) == 1
+    found = await bench.found("written since the switch", 60)
+    assert found.route.generation == 3
+    assert "late" not in [r.hit.document_id for r in found.results]
 
 
 async def test_i8_rollback_is_a_switch_that_serves_also_what_was_written_since(bench: Bench) -> None:

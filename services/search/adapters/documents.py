@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from services.kit.errors import NotFound
 from services.kit.sql import Database
-from services.search.adapters.tables import CollectionRow, DocumentRow, aware, document_of, now
+from services.search.adapters.tables import CollectionRow, DocumentRow, RouteRow, aware, document_of, now
 from services.search.domain.model import Document
 
 
@@ -37,10 +37,13 @@ class Documents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, collection: str, documents: Sequence[Document], up_to: int | None = None) -> list[Written]:
-        """Store new states of documents, durably, and return them as stored.
+    def write(
+        self, collection: str, documents: Sequence[Document], up_to: int | None = None
+    ) -> tuple[list[Written], str]:
+        """Store new states of documents, durably; returns them as stored, and the index that must come to hold them.
 
-        A document with ``deleted`` set leaves a tombstone. Equal content, and a revision that is
+        That is the one which serves at this place in the order of writing: whichever serves later is not
+        switched to before it holds what was written until then. A document with ``deleted`` set leaves a tombstone. Equal content, and a revision that is
         not above the stored one, change nothing; nor is changed what was written after ``up_to``.
         Raises ``NotFound`` for the collection and ``Paused``.
         """
@@ -58,7 +61,8 @@ class Documents:
             known = {stored.id: stored for stored in found}
             if up_to is not None:
                 documents = [d for d in documents if d.id in known and known[d.id].sequence <= up_to]
-            return [_write(session, row, known, document) for document in documents]
+            serving = session.scalars(_SERVING, {"collection": collection}).one()
+            return [_write(session, row, known, document) for document in documents], serving
 
     def existing(self, collection: str, ids: Sequence[str]) -> dict[str, Document]:
         """Those of the documents that exist."""
@@ -129,6 +133,13 @@ class Documents:
                 raise unknown_collection(collection)
             return found
 
+
+_SERVING = (
+    sa.select(RouteRow.index_id)
+    .where(RouteRow.collection == sa.bindparam("collection"))
+    .order_by(RouteRow.generation.desc())
+    .limit(1)
+)
 
 # Compiled once: this is read for every search.
 _EXISTING = (
