@@ -11,6 +11,7 @@ from services.trainer.process import loading, mixing
 from services.trainer.process.encoding import Encoder, Plain
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
+from services.trainer.process.training import without_dropout
 from tests.conftest import Tiny
 
 TEXTS = [
@@ -39,6 +40,19 @@ def test_a_rotation_stands_before_the_scaling_to_unit_length(tiny: Tiny) -> None
     rotate(model, Encoder(model)(TEXTS, "document"))
     assert [type(module).__name__ for module in model] == [*names[:-1], "Dense", names[-1]]
     assert names[-1] == "Normalize"
+
+
+def test_a_model_without_dropout_says_the_same_twice_while_it_trains(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model)).train()
+    features = model.preprocess(TEXTS)
+
+    def differences() -> float:
+        first, second = (model(dict(features))["sentence_embedding"] for _ in range(2))
+        return float((first - second).abs().max())
+
+    assert differences() > 1e-3
+    without_dropout(model)
+    assert differences() == 0.0
 
 
 def test_what_is_mined_was_not_judged_and_keeps_a_margin() -> None:

@@ -43,8 +43,9 @@ class Documents:
         """Store new states of documents, durably; returns them as stored, and the index that must come to hold them.
 
         That is the one which serves at this place in the order of writing: whichever serves later is not
-        switched to before it holds what was written until then. A document with ``deleted`` set leaves a tombstone. Equal content, and a revision that is
-        not above the stored one, change nothing; nor is changed what was written after ``up_to``.
+        switched to before it holds what was written until then. A document with ``deleted`` set leaves a
+        tombstone. Equal content, and a revision that is not above the stored one, change nothing; nor is changed
+        what was written after ``up_to``.
         Raises ``NotFound`` for the collection and ``Paused``.
         """
         with self._database.writing() as session:
