@@ -9,19 +9,18 @@ from several threads. Every failure is a `diapason.errors.DiapasonError`.
 """
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from diapason import vectors
 from diapason.clients.calls import errors
+from diapason.clients.embedder import EmbeddedTexts, EmbedderCalls
 from diapason.clients.feedback import FeedbackCalls
-from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER, VersionRef
+from diapason.clients.training import TrainingCalls
+from diapason.common.v1.version_pb2 import VersionRef
 from diapason.embedder.v1 import embedder_pb2, embedder_pb2_grpc
 from diapason.feedback.v1 import feedback_pb2_grpc
 from diapason.search.v1 import (
@@ -34,13 +33,12 @@ from diapason.search.v1 import (
     search_pb2_grpc,
 )
 from diapason.trainer.v1 import (
-    registry_pb2,
     registry_pb2_grpc,
-    rollout_pb2,
     rollout_pb2_grpc,
-    training_pb2,
     training_pb2_grpc,
 )
+
+__all__ = ["Addresses", "Client", "EmbeddedTexts"]
 
 _MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # Calls whose requests are a stream. They are not repeated: what a stream has sent already may be carried out, and
@@ -81,19 +79,7 @@ class Addresses:
     trainer: str = "127.0.0.1:7074"
 
 
-@dataclass(frozen=True)
-class EmbeddedTexts:
-    """A part of a stream: ``positions[i]`` is the place of ``rows[i]`` among all texts sent.
-
-    ``failures`` says of the others why they have no vector, by their place.
-    """
-
-    positions: list[int]
-    rows: vectors.Matrix
-    failures: dict[int, str]
-
-
-class Client(FeedbackCalls):
+class Client(TrainingCalls, EmbedderCalls, FeedbackCalls):
     """All four services. ``timeout`` is for each unary call, in seconds."""
 
     def __init__(self, addresses: Addresses | None = None, timeout: float = 30.0) -> None:
@@ -350,170 +336,6 @@ class Client(FeedbackCalls):
         """A new collection of what was exported. The header's name is the new one's."""
         with errors():
             return self._collections.ImportCollection(iter(parts))
-
-    # Training
-
-    def train(
-        self,
-        collection: str,
-        config: training_pb2.TrainingConfig | None = None,
-        gate: training_pb2.GatePolicy | None = None,
-        dry_run: bool = False,
-    ) -> training_pb2.Run:
-        """Queue a run; what passes the gate is rolled out."""
-        request = training_pb2.StartRunRequest(collection=collection, config=config, gate=gate, dry_run=dry_run)
-        with errors():
-            return self._training.StartRun(request, timeout=self._timeout).run
-
-    def run(self, run_id: str) -> training_pb2.Run:
-        """One run."""
-        with errors():
-            return self._training.GetRun(training_pb2.GetRunRequest(id=run_id), timeout=self._timeout).run
-
-    def runs(self, limit: int = 0) -> Sequence[training_pb2.Run]:
-        """Runs, newest first."""
-        with errors():
-            return self._training.ListRuns(training_pb2.ListRunsRequest(limit=limit), timeout=self._timeout).runs
-
-    def cancel_run(self, run_id: str) -> training_pb2.Run:
-        """Ask a run to stop."""
-        with errors():
-            return self._training.CancelRun(training_pb2.CancelRunRequest(id=run_id), timeout=self._timeout).run
-
-    def watch_run(self, run_id: str) -> Iterator[training_pb2.Run]:
-        """The run now and after each change, until it ends."""
-        with errors():
-            for answer in self._training.WatchRun(training_pb2.WatchRunRequest(id=run_id)):
-                yield answer.run
-
-    def trainer_status(self) -> training_pb2.GetStatusResponse:
-        """Whether training would begin: broker and workers."""
-        with errors():
-            return self._training.GetStatus(training_pb2.GetStatusRequest(), timeout=self._timeout)
-
-    def report(self, run_id: str, json: bool = False) -> training_pb2.GetReportResponse:
-        """The report of an ended run: one HTML page, or with ``json`` the same for programs."""
-        format_ = training_pb2.REPORT_FORMAT_JSON if json else training_pb2.REPORT_FORMAT_HTML
-        request = training_pb2.GetReportRequest(id=run_id, format=format_)
-        with errors():
-            return self._training.GetReport(request, timeout=self._timeout)
-
-    # Models
-
-    def register_model(self, name: str, source: str, dimensions: Sequence[int] = (), reranker: bool = False) -> str:
-        """Import a base model; returns the id of the run that does it. A reranker has no ``dimensions``."""
-        kind = MODEL_KIND_RERANKER if reranker else MODEL_KIND_ENCODER
-        request = registry_pb2.RegisterModelRequest(name=name, kind=kind, source=source, dimensions=dimensions)
-        with errors():
-            return self._registry.RegisterModel(request, timeout=self._timeout).run_id
-
-    def models(self) -> Sequence[registry_pb2.Model]:
-        """All models."""
-        with errors():
-            return self._registry.ListModels(registry_pb2.ListModelsRequest(), timeout=self._timeout).models
-
-    def versions(self, model: str) -> Sequence[registry_pb2.Version]:
-        """A model's versions, newest first."""
-        request = registry_pb2.ListVersionsRequest(model=model)
-        with errors():
-            return self._registry.ListVersions(request, timeout=self._timeout).versions
-
-    def start_rollout(self, collection: str, version: VersionRef) -> rollout_pb2.Rollout:
-        """Roll a published version out."""
-        request = rollout_pb2.StartRolloutRequest(collection=collection, version=version)
-        with errors():
-            return self._rollouts.StartRollout(request, timeout=self._timeout).rollout
-
-    def rollout(self, rollout_id: str) -> rollout_pb2.Rollout:
-        """One rollout."""
-        request = rollout_pb2.GetRolloutRequest(id=rollout_id)
-        with errors():
-            return self._rollouts.GetRollout(request, timeout=self._timeout).rollout
-
-    def watch_rollout(self, rollout_id: str) -> Iterator[rollout_pb2.Rollout]:
-        """The rollout now and after each change, until the new version serves or it ended without."""
-        with errors():
-            for answer in self._rollouts.WatchRollout(rollout_pb2.WatchRolloutRequest(id=rollout_id)):
-                yield answer.rollout
-
-    def roll_back(self, rollout_id: str) -> rollout_pb2.Rollout:
-        """Switch back to what served before a rollout."""
-        request = rollout_pb2.RollbackRolloutRequest(id=rollout_id)
-        with errors():
-            return self._rollouts.RollbackRollout(request, timeout=self._timeout).rollout
-
-    # Embedding
-
-    def embed(
-        self, version: VersionRef, texts: Sequence[str], query: bool = False, dimensions: int = 0
-    ) -> vectors.Matrix:
-        """Vectors of texts, one row each, with exactly this version."""
-        request = embedder_pb2.EmbedRequest(
-            version=version,
-            texts=texts,
-            role=embedder_pb2.ROLE_QUERY if query else embedder_pb2.ROLE_DOCUMENT,
-            dimensions=dimensions,
-        )
-        with errors():
-            response = self._embedder.Embed(request, timeout=self._timeout)
-        return vectors.from_bytes(response.vectors, response.dimensions)
-
-    def embed_stream(
-        self,
-        version: VersionRef,
-        texts: Iterable[str],
-        query: bool = False,
-        dimensions: int = 0,
-        message_texts: int = 32,
-    ) -> Iterator[EmbeddedTexts]:
-        """Vectors of any number of texts, in order, ``message_texts`` at a time; texts are drawn as there is room."""
-        config = embedder_pb2.EmbedStreamConfig(
-            version=version,
-            role=embedder_pb2.ROLE_QUERY if query else embedder_pb2.ROLE_DOCUMENT,
-            dimensions=dimensions,
-        )
-        sizes: deque[int] = deque()
-
-        def messages() -> Iterator[embedder_pb2.EmbedStreamRequest]:
-            waiting, first = iter(texts), True
-            while part := list(islice(waiting, message_texts)):
-                sizes.append(len(part))
-                yield embedder_pb2.EmbedStreamRequest(config=config if first else None, texts=part)
-                first = False
-
-        start = 0
-        with errors():
-            for answer in self._embedder.EmbedStream(messages()):
-                size = sizes.popleft()
-                failures = {start + failure.index: failure.message for failure in answer.failures}
-                positions = [i for i in range(start, start + size) if i not in failures]
-                yield EmbeddedTexts(positions, vectors.from_bytes(answer.vectors, answer.dimensions), failures)
-                start += size
-
-    def rerank(self, version: VersionRef, query: str, texts: Sequence[str]) -> list[float]:
-        """A score for each text, higher for more relevant, with exactly this version of a reranker."""
-        request = embedder_pb2.RerankRequest(version=version, query=query, texts=texts)
-        with errors():
-            return list(self._embedder.Rerank(request, timeout=self._timeout).scores)
-
-    def split(
-        self, version: VersionRef, texts: Sequence[str], max_tokens: int = 0, overlap_tokens: int = 0
-    ) -> list[list[tuple[int, int]]]:
-        """Where to cut each text: passages of at most ``max_tokens`` (0: what the version reads), in order.
-
-        Each is a start and an end, so that ``text[start:end]`` is the passage; neighbours share ``overlap_tokens``.
-        """
-        request = embedder_pb2.SplitRequest(
-            version=version, texts=texts, max_tokens=max_tokens, overlap_tokens=overlap_tokens
-        )
-        with errors():
-            found = self._embedder.Split(request, timeout=self._timeout).texts
-        return [list(zip(text.starts, text.ends, strict=True)) for text in found]
-
-    def embedder_info(self) -> embedder_pb2.GetInfoResponse:
-        """Limits, device, and what is resident."""
-        with errors():
-            return self._embedder.GetInfo(embedder_pb2.GetInfoRequest(), timeout=self._timeout)
 
 
 def _version(named: str | VersionRef) -> VersionRef:

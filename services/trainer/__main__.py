@@ -24,7 +24,9 @@ from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
 from services.trainer.reporting.reports import Reports
-from services.trainer.servicers import RegistryServicer, RolloutServicer, TrainingServicer
+from services.trainer.servicers.registry import RegistryServicer
+from services.trainer.servicers.rollouts import RolloutServicer
+from services.trainer.servicers.training import TrainingServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.upkeep import keep_leases, sweep
 

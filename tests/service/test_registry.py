@@ -12,7 +12,8 @@ from diapason.trainer.v1.rollout_pb2 import StartRolloutRequest
 from services.kit.errors import FailedPrecondition, InvalidArgument
 from services.trainer import upkeep
 from services.trainer.domain.model import Kind
-from services.trainer.servicers import RegistryServicer, RolloutServicer
+from services.trainer.servicers.registry import RegistryServicer
+from services.trainer.servicers.rollouts import RolloutServicer
 from services.trainer.tables import RunRow
 from tests.support.jobs import NEW, OLD, ScriptedSearch, Store, leases
 

@@ -24,7 +24,7 @@ from services.trainer.process import spec as files
 from services.trainer.reporting import keeping, reports
 from services.trainer.reporting.reports import Reports
 from services.trainer.runs import Runner
-from services.trainer.servicers import TrainingServicer
+from services.trainer.servicers.training import TrainingServicer
 from services.trainer.tables import RunRow
 from tests.support import details as made
 from tests.support.jobs import OLD, Store, run_of

@@ -18,14 +18,14 @@ def test_the_client_has_these_calls() -> None:
     assert [name for kind in parts for name in vars(kind) if not name.startswith("_")] == [
         "thumbs", "say", "submit", "feedback", "summary", "judgments", "export_judgments", "record_training",
         "erase_subject",
+        "embed", "embed_stream", "rerank", "split", "embedder_info",
+        "train", "run", "runs", "cancel_run", "watch_run", "trainer_status", "report",
+        "register_model", "models", "versions", "start_rollout", "rollout", "watch_rollout", "roll_back",
         "close", "health",
         "search", "search_many", "upsert", "documents", "count", "delete",
         "create_collection", "collection", "update_collection", "delete_collection", "collections", "routes",
         "estimate_reindex", "start_reindex", "reindex", "cancel_reindex", "switch_route", "roll_back_route",
         "export_collection", "import_collection",
-        "train", "run", "runs", "cancel_run", "watch_run", "trainer_status", "report",
-        "register_model", "models", "versions", "start_rollout", "rollout", "watch_rollout", "roll_back",
-        "embed", "embed_stream", "rerank", "split", "embedder_info",
     ]  # fmt: skip
 
 

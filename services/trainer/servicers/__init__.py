@@ -1,0 +1,1 @@
+"""The contracts, translated to and from the store and the peers."""
