@@ -1,6 +1,6 @@
 """`train`, `runs` and `models`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from diapason.trainer.v1.training_pb2 import (
     RUN_STATE_SUCCEEDED,
     Gate,
     GatePolicy,
+    MetricComparison,
     Run,
     RunStage,
     RunState,
@@ -148,6 +149,16 @@ def print_run(run: Run) -> None:
 def print_gate(gate: Gate) -> None:
     """The gate's numbers."""
     verdict = Verdict.Name(gate.verdict).removeprefix("VERDICT_").lower()
+    _compared(f"Gate: {verdict} ({gate.queries} held-out queries)", gate.metrics)
+    if gate.guard:
+        _compared(f"Guard set ({gate.guard_queries} queries)", gate.guard)
+    if gate.judged_before or gate.judged_after:
+        console.print(
+            f"of the first ten found, judged by anybody: {gate.judged_before:.0%} before, {gate.judged_after:.0%} after"
+        )
+
+
+def _compared(title: str, metrics: Iterable[MetricComparison]) -> None:
     rows = [
         (
             m.metric,
@@ -157,10 +168,9 @@ def print_gate(gate: Gate) -> None:
             f"{m.after - m.before:+.3f}",
             f"[{m.low:+.3f}, {m.high:+.3f}]",
         )
-        for m in gate.metrics
+        for m in metrics
     ]
-    columns = ["metric", ">dimensions", ">before", ">after", ">difference", ">95 % interval"]
-    table(f"Gate: {verdict} ({gate.queries} held-out queries)", columns, rows)
+    table(title, ["metric", ">dimensions", ">before", ">after", ">difference", ">95 % interval"], rows)
 
 
 @models_app.callback(invoke_without_command=True)

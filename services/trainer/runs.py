@@ -120,8 +120,11 @@ class Runner:
         keeping.keep(self._objects, run.id, folder)
         result = json.loads((folder / files.RESULT).read_text())
         policy = gate.GatePolicy(**run.request["gate"])
-        decision = gate.decide(_scores(result["before"]), _scores(result["after"]), policy)
-        stored = _stored(decision)
+        before, after = _scores(result["before"]), _scores(result["after"])
+        guard = result.get("guard")
+        guards = (_scores(guard["before"]), _scores(guard["after"])) if guard else None
+        decision = gate.decide(before, after, policy, guards)
+        stored = _stored(decision) | {"judged": result.get("judged@10", {})}
         self._note(run, gate=stored, progress=1.0, message=decision.reason)
         log.info("gate", verdict=decision.verdict.value, reason=decision.reason)
         if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
@@ -193,6 +196,7 @@ class Runner:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             seed=config.seed,
+            guard=run.request["gate"].get("guard", ""),
         ).write(folder)
 
     def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
@@ -297,4 +301,6 @@ def _stored(decision: gate.GateResult) -> dict[str, Any]:
         "reason": decision.reason,
         "queries": decision.queries,
         "metrics": [vars(comparison) for comparison in decision.comparisons],
+        "guard": [vars(comparison) for comparison in decision.guard],
+        "guard_queries": decision.guard_queries,
     }

@@ -86,6 +86,11 @@ def _gate(stored: dict[str, Any]) -> training.Gate:
         reason=stored["reason"],
         queries=stored["queries"],
         metrics=[training.MetricComparison(**metric) for metric in stored["metrics"]],
+        # Runs that were gated before there was a guard set have none of these.
+        guard=[training.MetricComparison(**metric) for metric in stored.get("guard", ())],
+        guard_queries=stored.get("guard_queries", 0),
+        judged_before=stored.get("judged", {}).get("before", 0.0),
+        judged_after=stored.get("judged", {}).get("after", 0.0),
     )
 
 

@@ -14,11 +14,15 @@ import torch
 from services.trainer.domain.data import Judged, Judgment, prepare
 from services.trainer.domain.examples import rows
 from services.trainer.process import loading, mixing
+from services.trainer.process.encoding import Encoder
+from services.trainer.process.guarding import Guard
 from services.trainer.process.recipes import RECIPES
 from services.trainer.process.spec import (
     CANDIDATE,
     CORPUS,
     DETAILS,
+    GUARD,
+    GUARD_CORPUS,
     HELD_OUT,
     RESULT,
     TRAIN,
@@ -46,9 +50,9 @@ def _prepared(folder: Path, tiny: Tiny, **more: Any) -> Path:
     ]
     dataset = prepare(judgments, 0.25)
     for name, some in ((TRAIN, dataset.train), (VALIDATION, dataset.validation), (HELD_OUT, dataset.held_out)):
-        (folder / name).write_text("".join(json.dumps(asdict(one)) + "\n" for one in some))
+        _lines(folder / name, [asdict(one) for one in some])
     texts = [{"id": f"t{topic}", "text": document(topic)} for topic in range(TOPICS)]
-    (folder / CORPUS).write_text("".join(json.dumps(one) + "\n" for one in texts))
+    _lines(folder / CORPUS, texts)
     given: dict[str, Any] = {
         "recipe": "auto",
         "negatives": 2,
@@ -61,6 +65,10 @@ def _prepared(folder: Path, tiny: Tiny, **more: Any) -> Path:
         folder
     )
     return folder
+
+
+def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _started(folder: Path) -> "subprocess.Popen[str]":
@@ -112,6 +120,24 @@ def test_i7_a_training_goes_on_from_its_checkpoint_after_a_kill(tiny: Tiny, tmp_
     assert steps[0] > curve[0]  # the beginning was not trained again
     assert curve == sorted(set(curve))
     assert (folder / RESULT).exists()
+
+
+def test_i9_the_guard_set_is_measured_before_and_after(tiny: Tiny, tmp_path: Path) -> None:
+    folder = _prepared(tmp_path / "guarded", tiny, epochs=1, guard="elsewhere")
+    texts = {f"g{topic}": document(topic) for topic in range(4)}
+    judged = [Judged(query(topic, 0), {f"g{topic}": 1.0, f"g{3 - topic}": 0.0}) for topic in range(4)]
+    _lines(folder / GUARD_CORPUS, [{"id": name, "text": text} for name, text in texts.items()])
+    _lines(folder / GUARD, [asdict(one) for one in [*judged, Judged("nothing is relevant", {"g0": 0.0})]])
+    _finished(_started(folder), folder)
+    result, details = (json.loads((folder / name).read_text()) for name in (RESULT, DETAILS))
+    for side in ("before", "after"):
+        assert {size: len(found["ndcg@10"]) for size, found in result["guard"][side].items()} == {"32": 4, "16": 4}
+    # As a base that nobody trained sees them, by another way.
+    model = loading.load(str(tiny.model))
+    found = Guard(judged, texts).scores(Guard(judged, texts).seen_by(Encoder(model)), [32])
+    assert result["guard"]["before"]["32"]["ndcg@10"] == pytest.approx(found[32]["ndcg@10"])
+    assert (details["guard"]["name"], details["guard"]["queries"]) == ("elsewhere", 4)
+    assert 0 < result["judged@10"]["after"] <= 1
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -76,3 +76,21 @@ def test_i9_worse_at_a_small_size_is_rejected_though_better_at_the_full_one() ->
     result = decide(scores([0.4] * 80, [0.4] * 80), scores([0.6] * 80, [0.2] * 80), GatePolicy())
     assert result.verdict is Verdict.REJECT
     assert "64 dimensions" in result.reason
+
+
+def test_i9_what_has_forgotten_is_rejected_however_much_better() -> None:
+    policy = GatePolicy(guard="other", guard_margin=0.01)
+    forgotten = scores([0.5] * 40, [0.4] * 40), scores([0.5] * 40, [0.38] * 40)
+    result = decide(scores([0.4] * 80), scores([0.6] * 80), policy, forgotten)
+    assert result.verdict is Verdict.REJECT
+    assert "'other' ndcg@10 fell from 0.400 to 0.380 at 64 dimensions" in result.reason
+    assert result.guard_queries == 40
+    assert [c.dimensions for c in result.guard] == [384, 64]
+
+
+def test_i9_a_little_may_be_forgotten() -> None:
+    policy = GatePolicy(guard="other", guard_margin=0.01)
+    guard = scores([0.5] * 40), scores([0.5] * 39 + [0.15])
+    result = decide(scores([0.4] * 80), scores([0.6] * 80), policy, guard)
+    assert result.verdict is Verdict.PROMOTE
+    assert result.guard[0].difference == pytest.approx(-0.35 / 40)

@@ -26,23 +26,23 @@ from diapason.common.v1 import version_pb2 as diapason_dot_common_dot_v1_dot_ver
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"diapason/trainer/v1/training.proto\x12\x13\x64iapason.trainer.v1\x1a diapason/common/v1/version.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0eTrainingConfig\x12\x0e\n\x06\x65pochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x12\n\ndimensions\x18\x04 \x03(\r\x12\x10\n\x08held_out\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x11\n\tnegatives\x18\x08 \x01(\r\x12\x0e\n\x06policy\x18\t \x01(\t\"9\n\nGatePolicy\x12\x13\n\x0bmin_queries\x18\x01 \x01(\r\x12\x16\n\x0emin_difference\x18\x02 \x01(\x01\"\x9a\x01\n\x0fStartRunRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x06\x63onfig\x18\x02 \x01(\x0b\x32#.diapason.trainer.v1.TrainingConfig\x12-\n\x04gate\x18\x03 \x01(\x0b\x32\x1f.diapason.trainer.v1.GatePolicy\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"9\n\x10StartRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\xf4\x04\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.diapason.trainer.v1.RunKind\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.diapason.trainer.v1.RunState\x12,\n\x05stage\x18\x04 \x01(\x0e\x32\x1d.diapason.trainer.v1.RunStage\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x12\n\ncollection\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12/\n\x07\x63urrent\x18\t \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\'\n\x04gate\x18\x0b \x01(\x0b\x32\x19.diapason.trainer.v1.Gate\x12\x12\n\nrollout_id\x18\x0c \x01(\t\x12\x30\n\x0c\x63reated_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cstarted_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04\x64\x61ta\x18\x10 \x01(\x0b\x32 .diapason.trainer.v1.DataSummary\x12.\n\x06losses\x18\x11 \x03(\x0b\x32\x1e.diapason.trainer.v1.LossPoint\"\xb6\x01\n\x0b\x44\x61taSummary\x12\x11\n\tjudgments\x18\x01 \x01(\r\x12\x11\n\tpositives\x18\x02 \x01(\r\x12\x11\n\tnegatives\x18\x03 \x01(\r\x12\x15\n\rtrain_queries\x18\x04 \x01(\r\x12\x18\n\x10held_out_queries\x18\x05 \x01(\r\x12\x11\n\tdocuments\x18\x06 \x01(\r\x12\x1a\n\x12validation_queries\x18\x07 \x01(\r\x12\x0e\n\x06policy\x18\x08 \x01(\t\"6\n\tLossPoint\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\"\x8e\x01\n\x04Gate\x12-\n\x07verdict\x18\x01 \x01(\x0e\x32\x1c.diapason.trainer.v1.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07queries\x18\x03 \x01(\r\x12\x36\n\x07metrics\x18\x04 \x03(\x0b\x32%.diapason.trainer.v1.MetricComparison\"p\n\x10MetricComparison\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\x01\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\" \n\x0fListRunsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.diapason.trainer.v1.Run\"\x1e\n\x10\x43\x61ncelRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x11\x43\x61ncelRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\x1d\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x10WatchRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\x12\n\x10GetStatusRequest\"U\n\x11GetStatusResponse\x12\x18\n\x10\x62roker_reachable\x18\x01 \x01(\x08\x12\x15\n\rbroker_reason\x18\x02 \x01(\t\x12\x0f\n\x07workers\x18\x03 \x03(\t\"Q\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x06\x66ormat\x18\x02 \x01(\x0e\x32!.diapason.trainer.v1.ReportFormat\"J\n\x11GetReportResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t*P\n\x07RunKind\x12\x18\n\x14RUN_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_KIND_FINE_TUNE\x10\x01\x12\x13\n\x0fRUN_KIND_IMPORT\x10\x02*\x9a\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*\xaa\x01\n\x08RunStage\x12\x19\n\x15RUN_STAGE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STAGE_COLLECT\x10\x01\x12\x13\n\x0fRUN_STAGE_TRAIN\x10\x02\x12\x16\n\x12RUN_STAGE_EVALUATE\x10\x03\x12\x14\n\x10RUN_STAGE_EXPORT\x10\x04\x12\x12\n\x0eRUN_STAGE_GATE\x10\x05\x12\x15\n\x11RUN_STAGE_PUBLISH\x10\x06*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_PROMOTE\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*]\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x01\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x02\x32\x85\x05\n\x0fTrainingService\x12W\n\x08StartRun\x12$.diapason.trainer.v1.StartRunRequest\x1a%.diapason.trainer.v1.StartRunResponse\x12Q\n\x06GetRun\x12\".diapason.trainer.v1.GetRunRequest\x1a#.diapason.trainer.v1.GetRunResponse\x12W\n\x08ListRuns\x12$.diapason.trainer.v1.ListRunsRequest\x1a%.diapason.trainer.v1.ListRunsResponse\x12Z\n\tCancelRun\x12%.diapason.trainer.v1.CancelRunRequest\x1a&.diapason.trainer.v1.CancelRunResponse\x12Y\n\x08WatchRun\x12$.diapason.trainer.v1.WatchRunRequest\x1a%.diapason.trainer.v1.WatchRunResponse0\x01\x12Z\n\tGetStatus\x12%.diapason.trainer.v1.GetStatusRequest\x1a&.diapason.trainer.v1.GetStatusResponse\x12Z\n\tGetReport\x12%.diapason.trainer.v1.GetReportRequest\x1a&.diapason.trainer.v1.GetReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"diapason/trainer/v1/training.proto\x12\x13\x64iapason.trainer.v1\x1a diapason/common/v1/version.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x0eTrainingConfig\x12\x0e\n\x06\x65pochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x12\n\ndimensions\x18\x04 \x03(\r\x12\x10\n\x08held_out\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x11\n\tnegatives\x18\x08 \x01(\r\x12\x0e\n\x06policy\x18\t \x01(\t\"9\n\nGatePolicy\x12\x13\n\x0bmin_queries\x18\x01 \x01(\r\x12\x16\n\x0emin_difference\x18\x02 \x01(\x01\"\x9a\x01\n\x0fStartRunRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x33\n\x06\x63onfig\x18\x02 \x01(\x0b\x32#.diapason.trainer.v1.TrainingConfig\x12-\n\x04gate\x18\x03 \x01(\x0b\x32\x1f.diapason.trainer.v1.GatePolicy\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"9\n\x10StartRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\xf4\x04\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.diapason.trainer.v1.RunKind\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.diapason.trainer.v1.RunState\x12,\n\x05stage\x18\x04 \x01(\x0e\x32\x1d.diapason.trainer.v1.RunStage\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x12\n\ncollection\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12/\n\x07\x63urrent\x18\t \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x31\n\tpublished\x18\n \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\'\n\x04gate\x18\x0b \x01(\x0b\x32\x19.diapason.trainer.v1.Gate\x12\x12\n\nrollout_id\x18\x0c \x01(\t\x12\x30\n\x0c\x63reated_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cstarted_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04\x64\x61ta\x18\x10 \x01(\x0b\x32 .diapason.trainer.v1.DataSummary\x12.\n\x06losses\x18\x11 \x03(\x0b\x32\x1e.diapason.trainer.v1.LossPoint\"\xb6\x01\n\x0b\x44\x61taSummary\x12\x11\n\tjudgments\x18\x01 \x01(\r\x12\x11\n\tpositives\x18\x02 \x01(\r\x12\x11\n\tnegatives\x18\x03 \x01(\r\x12\x15\n\rtrain_queries\x18\x04 \x01(\r\x12\x18\n\x10held_out_queries\x18\x05 \x01(\r\x12\x11\n\tdocuments\x18\x06 \x01(\r\x12\x1a\n\x12validation_queries\x18\x07 \x01(\r\x12\x0e\n\x06policy\x18\x08 \x01(\t\"6\n\tLossPoint\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\"\x88\x02\n\x04Gate\x12-\n\x07verdict\x18\x01 \x01(\x0e\x32\x1c.diapason.trainer.v1.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07queries\x18\x03 \x01(\r\x12\x36\n\x07metrics\x18\x04 \x03(\x0b\x32%.diapason.trainer.v1.MetricComparison\x12\x34\n\x05guard\x18\x05 \x03(\x0b\x32%.diapason.trainer.v1.MetricComparison\x12\x15\n\rguard_queries\x18\x06 \x01(\r\x12\x15\n\rjudged_before\x18\x07 \x01(\x01\x12\x14\n\x0cjudged_after\x18\x08 \x01(\x01\"p\n\x10MetricComparison\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\x01\x12\r\n\x05\x61\x66ter\x18\x04 \x01(\x01\x12\x0b\n\x03low\x18\x05 \x01(\x01\x12\x0c\n\x04high\x18\x06 \x01(\x01\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"7\n\x0eGetRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\" \n\x0fListRunsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\":\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.diapason.trainer.v1.Run\"\x1e\n\x10\x43\x61ncelRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x11\x43\x61ncelRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\x1d\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x10WatchRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.diapason.trainer.v1.Run\"\x12\n\x10GetStatusRequest\"U\n\x11GetStatusResponse\x12\x18\n\x10\x62roker_reachable\x18\x01 \x01(\x08\x12\x15\n\rbroker_reason\x18\x02 \x01(\t\x12\x0f\n\x07workers\x18\x03 \x03(\t\"Q\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x06\x66ormat\x18\x02 \x01(\x0e\x32!.diapason.trainer.v1.ReportFormat\"J\n\x11GetReportResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x10\n\x08sentence\x18\x03 \x01(\t*P\n\x07RunKind\x12\x18\n\x14RUN_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_KIND_FINE_TUNE\x10\x01\x12\x13\n\x0fRUN_KIND_IMPORT\x10\x02*\x9a\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x05*\xaa\x01\n\x08RunStage\x12\x19\n\x15RUN_STAGE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STAGE_COLLECT\x10\x01\x12\x13\n\x0fRUN_STAGE_TRAIN\x10\x02\x12\x16\n\x12RUN_STAGE_EVALUATE\x10\x03\x12\x14\n\x10RUN_STAGE_EXPORT\x10\x04\x12\x12\n\x0eRUN_STAGE_GATE\x10\x05\x12\x15\n\x11RUN_STAGE_PUBLISH\x10\x06*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_PROMOTE\x10\x01\x12\x12\n\x0eVERDICT_REJECT\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*]\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x01\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x02\x32\x85\x05\n\x0fTrainingService\x12W\n\x08StartRun\x12$.diapason.trainer.v1.StartRunRequest\x1a%.diapason.trainer.v1.StartRunResponse\x12Q\n\x06GetRun\x12\".diapason.trainer.v1.GetRunRequest\x1a#.diapason.trainer.v1.GetRunResponse\x12W\n\x08ListRuns\x12$.diapason.trainer.v1.ListRunsRequest\x1a%.diapason.trainer.v1.ListRunsResponse\x12Z\n\tCancelRun\x12%.diapason.trainer.v1.CancelRunRequest\x1a&.diapason.trainer.v1.CancelRunResponse\x12Y\n\x08WatchRun\x12$.diapason.trainer.v1.WatchRunRequest\x1a%.diapason.trainer.v1.WatchRunResponse0\x01\x12Z\n\tGetStatus\x12%.diapason.trainer.v1.GetStatusRequest\x1a&.diapason.trainer.v1.GetStatusResponse\x12Z\n\tGetReport\x12%.diapason.trainer.v1.GetReportRequest\x1a&.diapason.trainer.v1.GetReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.trainer.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNKIND']._serialized_start=2341
-  _globals['_RUNKIND']._serialized_end=2421
-  _globals['_RUNSTATE']._serialized_start=2424
-  _globals['_RUNSTATE']._serialized_end=2578
-  _globals['_RUNSTAGE']._serialized_start=2581
-  _globals['_RUNSTAGE']._serialized_end=2751
-  _globals['_VERDICT']._serialized_start=2753
-  _globals['_VERDICT']._serialized_end=2854
-  _globals['_REPORTFORMAT']._serialized_start=2856
-  _globals['_REPORTFORMAT']._serialized_end=2949
+  _globals['_RUNKIND']._serialized_start=2463
+  _globals['_RUNKIND']._serialized_end=2543
+  _globals['_RUNSTATE']._serialized_start=2546
+  _globals['_RUNSTATE']._serialized_end=2700
+  _globals['_RUNSTAGE']._serialized_start=2703
+  _globals['_RUNSTAGE']._serialized_end=2873
+  _globals['_VERDICT']._serialized_start=2875
+  _globals['_VERDICT']._serialized_end=2976
+  _globals['_REPORTFORMAT']._serialized_start=2978
+  _globals['_REPORTFORMAT']._serialized_end=3071
   _globals['_TRAININGCONFIG']._serialized_start=127
   _globals['_TRAININGCONFIG']._serialized_end=305
   _globals['_GATEPOLICY']._serialized_start=307
@@ -58,33 +58,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOSSPOINT']._serialized_start=1398
   _globals['_LOSSPOINT']._serialized_end=1452
   _globals['_GATE']._serialized_start=1455
-  _globals['_GATE']._serialized_end=1597
-  _globals['_METRICCOMPARISON']._serialized_start=1599
-  _globals['_METRICCOMPARISON']._serialized_end=1711
-  _globals['_GETRUNREQUEST']._serialized_start=1713
-  _globals['_GETRUNREQUEST']._serialized_end=1740
-  _globals['_GETRUNRESPONSE']._serialized_start=1742
-  _globals['_GETRUNRESPONSE']._serialized_end=1797
-  _globals['_LISTRUNSREQUEST']._serialized_start=1799
-  _globals['_LISTRUNSREQUEST']._serialized_end=1831
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1833
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1891
-  _globals['_CANCELRUNREQUEST']._serialized_start=1893
-  _globals['_CANCELRUNREQUEST']._serialized_end=1923
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1925
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1983
-  _globals['_WATCHRUNREQUEST']._serialized_start=1985
-  _globals['_WATCHRUNREQUEST']._serialized_end=2014
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2016
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2073
-  _globals['_GETSTATUSREQUEST']._serialized_start=2075
-  _globals['_GETSTATUSREQUEST']._serialized_end=2093
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2095
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2180
-  _globals['_GETREPORTREQUEST']._serialized_start=2182
-  _globals['_GETREPORTREQUEST']._serialized_end=2263
-  _globals['_GETREPORTRESPONSE']._serialized_start=2265
-  _globals['_GETREPORTRESPONSE']._serialized_end=2339
-  _globals['_TRAININGSERVICE']._serialized_start=2952
-  _globals['_TRAININGSERVICE']._serialized_end=3597
+  _globals['_GATE']._serialized_end=1719
+  _globals['_METRICCOMPARISON']._serialized_start=1721
+  _globals['_METRICCOMPARISON']._serialized_end=1833
+  _globals['_GETRUNREQUEST']._serialized_start=1835
+  _globals['_GETRUNREQUEST']._serialized_end=1862
+  _globals['_GETRUNRESPONSE']._serialized_start=1864
+  _globals['_GETRUNRESPONSE']._serialized_end=1919
+  _globals['_LISTRUNSREQUEST']._serialized_start=1921
+  _globals['_LISTRUNSREQUEST']._serialized_end=1953
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1955
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2013
+  _globals['_CANCELRUNREQUEST']._serialized_start=2015
+  _globals['_CANCELRUNREQUEST']._serialized_end=2045
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2047
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2105
+  _globals['_WATCHRUNREQUEST']._serialized_start=2107
+  _globals['_WATCHRUNREQUEST']._serialized_end=2136
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2138
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2195
+  _globals['_GETSTATUSREQUEST']._serialized_start=2197
+  _globals['_GETSTATUSREQUEST']._serialized_end=2215
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2217
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2302
+  _globals['_GETREPORTREQUEST']._serialized_start=2304
+  _globals['_GETREPORTREQUEST']._serialized_end=2385
+  _globals['_GETREPORTRESPONSE']._serialized_start=2387
+  _globals['_GETREPORTRESPONSE']._serialized_end=2461
+  _globals['_TRAININGSERVICE']._serialized_start=3074
+  _globals['_TRAININGSERVICE']._serialized_end=3719
 # @@protoc_insertion_point(module_scope)

@@ -419,11 +419,25 @@ class Gate(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    GUARD_QUERIES_FIELD_NUMBER: _builtins.int
+    JUDGED_BEFORE_FIELD_NUMBER: _builtins.int
+    JUDGED_AFTER_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
     queries: _builtins.int
+    guard_queries: _builtins.int
+    judged_before: _builtins.float
+    """Share of the first ten documents found for held-out queries that anybody has judged, before and after. Where it
+    is low the other numbers are uncertain: what nobody judged counts as not relevant.
+    """
+    judged_after: _builtins.float
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricComparison]: ...
+    @_builtins.property
+    def guard(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricComparison]:
+        """The same on the guard set, which has nothing to do with what was trained on; empty without one."""
+
     def __init__(
         self,
         *,
@@ -431,10 +445,14 @@ class Gate(_message.Message):
         reason: _builtins.str = ...,
         queries: _builtins.int = ...,
         metrics: _abc.Iterable[Global___MetricComparison] | None = ...,
+        guard: _abc.Iterable[Global___MetricComparison] | None = ...,
+        guard_queries: _builtins.int = ...,
+        judged_before: _builtins.float = ...,
+        judged_after: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "queries", b"queries", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard", b"guard", "guard_queries", b"guard_queries", "judged_after", b"judged_after", "judged_before", b"judged_before", "metrics", b"metrics", "queries", b"queries", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,9 @@ class GatePolicy:
 
     min_queries: int = 75
     min_difference: float = 0.0
+    # The name of an uploaded evaluation set, and by how much nDCG@10 on it may fall.
+    guard: str = ""
+    guard_margin: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdict with its numbers."""
+    """The verdict with its numbers; ``guard`` are those of the guard set, if there was one."""
 
     verdict: Verdict
     reason: str
     queries: int
     comparisons: tuple[Comparison, ...]
+    guard: tuple[Comparison, ...] = ()
+    guard_queries: int = 0
 
 
 # Scores per query, in the same order of queries: {dimensions: {metric: scores}}.
@@ -89,8 +94,11 @@ def compare(before: Scores, after: Scores) -> tuple[Comparison, ...]:
     )
 
 
-def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
-    """Promote only what is better beyond chance on held-out queries, and worse at no size."""
+def decide(before: Scores, after: Scores, policy: GatePolicy, guard: tuple[Scores, Scores] | None = None) -> GateResult:
+    """Promote only what is better beyond chance on held-out queries, worse at no size, and has forgotten little.
+
+    ``guard`` are scores, before and after, on queries that have nothing to do with what was trained on.
+    """
     comparisons = compare(before, after)
     deciding = [c for c in comparisons if c.metric == DECIDING_METRIC]
     full = deciding[0]
@@ -98,12 +106,23 @@ def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
     interval = f"[{full.low:+.3f}, {full.high:+.3f}]"
     numbers = f"{full.metric} {full.before:.3f} → {full.after:.3f}, difference {full.difference:+.3f} {interval}"
 
+    guarded = compare(*guard) if guard else ()
+    guard_queries = len(guard[0][max(guard[0])][DECIDING_METRIC]) if guard else 0
+
     def result(verdict: Verdict, reason: str) -> GateResult:
-        return GateResult(verdict, reason, queries, comparisons)
+        return GateResult(verdict, reason, queries, comparisons, guarded, guard_queries)
 
     worse = [c for c in deciding if c.high < 0]
     if worse:
         return result(Verdict.REJECT, f"worse at {worse[0].dimensions} dimensions; {numbers}")
+    # The mean itself, not the end of its interval: with few queries that would forgive everything, or nothing.
+    if forgotten := [c for c in guarded if c.metric == DECIDING_METRIC and c.difference < -policy.guard_margin]:
+        lost = min(forgotten, key=lambda c: c.difference)
+        return result(
+            Verdict.REJECT,
+            f"on the guard set {policy.guard!r} {lost.metric} fell from {lost.before:.3f} to {lost.after:.3f} at "
+            f"{lost.dimensions} dimensions, by more than {policy.guard_margin:g}; {numbers}",
+        )
     if queries < policy.min_queries:
         return result(Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}")
     if full.difference <= 0:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 SPEC, RESULT, CANDIDATE = "spec.json", "result.json", "candidate"
 TRAIN, VALIDATION, CORPUS, HELD_OUT = "train.jsonl", "validation.jsonl", "corpus.jsonl", "held_out.jsonl"
+GUARD, GUARD_CORPUS = "guard.jsonl", "guard_corpus.jsonl"
 POLICY, DETAILS = "policy.json", "details.json"
 WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "description.json"
 
@@ -18,7 +19,8 @@ WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "
 class Spec:
     """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
-    ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value.
+    ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value; ``guard`` is the guard
+    set's name.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class Spec:
     batch_size: int = 0
     learning_rate: float = 0.0
     seed: int = 0
+    guard: str = ""
     trackers: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:

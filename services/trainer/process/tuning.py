@@ -16,8 +16,9 @@ from diapason.vectors import Matrix
 from services.trainer.domain import examples
 from services.trainer.domain import recipes as choices
 from services.trainer.domain.data import Judged
-from services.trainer.process import detailing, evaluating, exporting, loading, mixing, recipes
+from services.trainer.process import detailing, evaluating, exporting, guarding, loading, mixing, recipes
 from services.trainer.process.encoding import Encoder, encoder
+from services.trainer.process.guarding import Guard
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
 from services.trainer.process.spec import (
@@ -84,11 +85,13 @@ def tune(spec: Spec, folder: Path) -> None:
     curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate)
     share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
     material.seconds["train"] = time.monotonic() - started
-    spaces = _spaces(model, spec, material, plain)
+    guard = guarding.read(folder)
+    spaces, guarded = _spaces(model, spec, material, plain, guard)
     sizes = [plain.shape[1], *spec.dimensions]
     asked = {one.query: one.relevant for one in material.held_out}
     scores = [evaluating.scores(asked, space.ranked, sizes) for space in spaces]
     result = {"before": scores[0], "after": scores[1]}
+    beside = detailing.shown(material.held_out, spaces[0], spaces[1], material.texts)
     say(stage="export", progress=0.0, message="the candidate to OpenVINO")
     exporting.export(model, spec.dimensions, folder / CANDIDATE)
     details = {
@@ -110,12 +113,16 @@ def tune(spec: Spec, folder: Path) -> None:
         "validation": curves.validation,
         "mix": tried,
         "mix_chosen": share,
-        "held_out": {"queries": list(asked), **result, **detailing.shown(material.held_out, *spaces, material.texts)},
+        "held_out": {"queries": list(asked), **result, **beside},
         "scores": {name: detailing.opinions(material.held_out, s) for name, s in zip(result, spaces, strict=True)},
         "seconds": material.seconds,
     }
+    measured: dict[str, Any] = result | {"judged@10": beside.get("judged@10", {})}
+    if guard:
+        measured["guard"] = dict(zip(result, (guard.scores(space, sizes) for space in guarded), strict=True))
+        details["guard"] = {"name": spec.guard, "queries": len(guard.judged), **measured["guard"]}
     write_json(folder / DETAILS, details)
-    write_json(folder / RESULT, result)
+    write_json(folder / RESULT, measured)
 
 
 def _seed(seed: int) -> None:
@@ -156,22 +163,26 @@ def _validation(
 
 
 def _spaces(
-    model: SentenceTransformer, spec: Spec, material: _Material, base: Matrix
-) -> tuple[evaluating.Space, evaluating.Space]:
-    """The held-out queries and the whole collection as the current version sees them, and the candidate."""
+    model: SentenceTransformer, spec: Spec, material: _Material, base: Matrix, guard: Guard | None
+) -> tuple[list[evaluating.Space], list[evaluating.Space]]:
+    """The held-out queries and the whole collection as the current version sees them, and the candidate.
+
+    Then the same of the guard set; none without one.
+    """
     started = time.monotonic()
     texts, queries = list(material.texts.values()), [one.query for one in material.held_out]
-    say(stage="evaluate", progress=0.0, message="the current version on the held-out queries")
-    encode = Encoder(loading.load(spec.current))
-    same = spec.current == spec.base
-    documents = base if same else encode(texts, "document", _telling("evaluate", 0.0, 0.5))
-    current = evaluating.Space(encode(queries, "query"), documents, material.ids)
-    say(stage="evaluate", progress=0.5, message="the candidate on the held-out queries")
-    encode = Encoder(model)
-    documents = encode(texts, "document", _telling("evaluate", 0.5, 1.0))
-    candidate = evaluating.Space(encode(queries, "query"), documents, material.ids)
+    spaces, guarded = [], []
+    for i, name in enumerate(("the current version", "the candidate")):
+        say(stage="evaluate", progress=i / 2, message=f"{name} on the held-out queries")
+        encode = Encoder(model if i else loading.load(spec.current))
+        known = not i and spec.current == spec.base
+        documents = base if known else encode(texts, "document", _telling("evaluate", i / 2, (i + 1) / 2))
+        spaces.append(evaluating.Space(encode(queries, "query"), documents, material.ids))
+        if guard:
+            say(stage="evaluate", message=f"{name} on the guard set")
+            guarded.append(guard.seen_by(encode))
     material.seconds["evaluate"] = time.monotonic() - started
-    return current, candidate
+    return spaces, guarded
 
 
 def _telling(stage: str, begins: float, ends: float) -> Callable[[float], None]:
