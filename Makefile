@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of so many files at a time.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-scale bench-unseen lint format protos clean
@@ -15,8 +17,8 @@ demo: $(VENV)/.demo ## Run the whole loop on sample films: index, thumbs, train,
 up: $(VENV)/.demo ## Run the embedded stack until Ctrl-C.
 	$(BIN)/diapason up
 
-test: $(VENV)/.dev ## Run all tests, with real processes.
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run all tests, with real processes, on two cores.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
 	$(BIN)/python -m pytest -m "not slow"

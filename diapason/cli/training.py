@@ -77,7 +77,7 @@ def follow_run(client: Client, run_id: str, seen: Callable[[Run], None] = lambda
                 bar.update(task, completed=1.0)
                 stage = run.stage
                 bar.reset(task, total=1.0)
-            bar.update(task, description=_stage(run), completed=run.progress, message=run.message)
+            bar.update(task, description=_stage(run), completed=run.progress, message=_telling(run))
     return run
 
 
@@ -221,6 +221,14 @@ def register(
     as_json(plain(run)) if json else print_run(run)
     if run.state != RUN_STATE_SUCCEEDED:
         raise Failure(f"{name!r} was not registered: {run.message}")
+
+
+def _telling(run: Run) -> str:
+    if not run.seconds_left:
+        return run.message
+    minutes = run.seconds_left / 60
+    left = f"{minutes:.0f} min" if minutes >= 2 else f"{run.seconds_left:.0f} s"
+    return f"{run.message}, {left} left" if run.message else f"{left} left"
 
 
 def _stage(run: Run) -> str:

@@ -315,6 +315,8 @@ def _end(
     row.progress = 1.0
     row.revision += 1
     holder = f"run:{row.id}"
+    if isinstance(row, RunRow):
+        row.seconds_left = 0.0
     if isinstance(row, RolloutRow) and isinstance(state, RolloutState):
         row.history = [*row.history, _moment(state)]
         holder = f"rollout:{row.id}"

@@ -49,7 +49,14 @@ class Runner:
     """Executes runs. One object serves all threads of a worker."""
 
     def __init__(
-        self, jobs: Jobs, registry: Registry, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown
+        self,
+        jobs: Jobs,
+        registry: Registry,
+        objects: ObjectStore,
+        peers: Peers,
+        work_dir: Path,
+        shutdown: Shutdown,
+        processes: int = 1,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -57,6 +64,7 @@ class Runner:
         self._peers = peers
         self._work_dir = work_dir
         self._shutdown = shutdown
+        self._processes = processes
 
     def execute(self, run_id: str) -> str:
         """Do a run if nobody else does. Returns the id of the rollout it started, or an empty string."""
@@ -216,7 +224,7 @@ class Runner:
         shutil.rmtree(folder / files.CANDIDATE, ignore_errors=True)
         with (folder / "job.log").open("w") as job_log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "services.trainer.process", str(folder)],
+                job_command(folder, self._processes),
                 stdout=subprocess.PIPE,
                 stderr=job_log,
                 stdin=subprocess.DEVNULL,
@@ -254,9 +262,15 @@ class Runner:
                 if point := said.pop("loss", None):
                     losses.append(point)
                     changes["losses"] = list(losses)
-                changes |= said
+                changes |= {"seconds_left": 0.0} | said if "stage" in said else said
             if changes or look.due():
                 self._note(run, **changes)
+
+
+def job_command(folder: Path, processes: int) -> list[str]:
+    """What starts the job process; above one, so many that train together, through what accelerate builds on."""
+    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return [sys.executable, *together, "-m", "services.trainer.process", str(folder)]
 
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:

@@ -21,3 +21,4 @@ class TrainerSettings(ServiceSettings):
     feedback_address: str = Field("127.0.0.1:7073", description="host:port of feedback")
     watch_seconds: float = Field(5.0, ge=0, description="how long a rollout watches the new version after the switch")
     load_timeout_seconds: float = Field(600.0, gt=0, description="how long replicas may take to load a version")
+    training_processes: int = Field(1, ge=1, description="processes that train together, one for each GPU")

@@ -101,6 +101,7 @@ class RunRow(_Job, Base):
     request: Mapped[dict[str, Any]]
     data: Mapped[dict[str, Any]]
     losses: Mapped[list[Any]]
+    seconds_left: Mapped[float] = mapped_column(default=0.0)
     gate: Mapped[dict[str, Any]]
 
 

@@ -59,6 +59,7 @@ def run(row: RunRow, registry: Registry) -> training.Run:
         state=training.RunState.Value(f"RUN_STATE_{row.state.upper()}"),
         stage=training.RunStage.Value(f"RUN_STAGE_{row.stage.upper()}"),
         progress=row.progress,
+        seconds_left=row.seconds_left,
         message=row.message,
         collection=row.collection,
         model=row.model,

@@ -45,7 +45,8 @@ def main() -> int:
     jobs, registry, shutdown = Jobs(database), Registry(database), Shutdown()
     peers = Peers(open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address))
     work_dir = settings.work_dir.resolve()
-    runner = Runner(jobs, registry, from_url(settings.artifacts_url), peers, work_dir, shutdown)
+    objects, processes = from_url(settings.artifacts_url), settings.training_processes
+    runner = Runner(jobs, registry, objects, peers, work_dir, shutdown, processes)
     roller = Roller(jobs, registry, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
     app = celery_app(settings.broker_url)
     training = threading.Lock()

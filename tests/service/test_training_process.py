@@ -1,9 +1,9 @@
 """The process of a run by itself, on a tiny model: the same twice, and taken up again after `kill -9`."""
 
 import json
+import math
 import signal
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from services.trainer.process.spec import (
     read_lines,
 )
 from services.trainer.process.training import Training
+from services.trainer.runs import job_command
 from tests.conftest import Tiny
 from tests.support.words import TOPICS, document, query
 
@@ -71,8 +72,8 @@ def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _started(folder: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "services.trainer.process", str(folder)]
+def _started(folder: Path, processes: int = 1) -> "subprocess.Popen[str]":
+    command = job_command(folder, processes)
     with (folder / "log").open("w") as log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True)
 
@@ -138,6 +139,42 @@ def test_i9_the_guard_set_is_measured_before_and_after(tiny: Tiny, tmp_path: Pat
     assert result["guard"]["before"]["32"]["ndcg@10"] == pytest.approx(found[32]["ndcg@10"])
     assert (details["guard"]["name"], details["guard"]["queries"]) == ("elsewhere", 4)
     assert 0 < result["judged@10"]["after"] <= 1
+
+
+def test_two_processes_train_together_and_one_speaks(tiny: Tiny, tmp_path: Path) -> None:
+    folder = _prepared(tmp_path / "two", tiny, epochs=2, batch_size=4)
+    said = _finished(_started(folder, processes=2), folder)
+    steps = [one["loss"][0] for one in said if "loss" in one]
+    assert steps == sorted(set(steps))
+    details = json.loads((folder / DETAILS).read_text())
+    alone = math.ceil(details["data"]["rows"] / 4) * 2
+    looked = [point["step"] for point in details["validation"]]
+    assert 0 < max(looked) <= math.ceil(alone / 2)
+    assert looked == sorted(set(looked))
+    assert _weights(folder) != {}
+    assert (folder / RESULT).exists()
+
+
+def test_a_training_for_which_there_is_no_memory_does_not_begin(tiny: Tiny, tmp_path: Path) -> None:
+    folder = _prepared(tmp_path / "huge", tiny, batch_size=10_000_000)
+    process = _started(folder)
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode
+    errors = [error for line in said.splitlines() if (error := json.loads(line).get("error"))]
+    assert len(errors) == 1
+    assert "of memory" in errors[0]
+    assert "lower the batch size" in errors[0]
+    assert not (folder / "trainer").exists()
+
+
+def test_a_batch_for_which_there_is_too_little_is_an_error_that_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    # Two processes leave out what fills no batch, and here nothing does.
+    folder = _prepared(tmp_path / "large", tiny, epochs=1, batch_size=64)
+    process = _started(folder, processes=2)
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode
+    errors = [json.loads(line).get("error") for line in said.splitlines()]
+    assert any(error and "lower the batch size" in error for error in errors)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from diapason.cli import main as entry
+from diapason.cli.output import console
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Command:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         self.monkeypatch.setattr(sys, "argv", ["diapason", *arguments])
-        self.monkeypatch.setenv("COLUMNS", "160")
+        self.monkeypatch.setattr(console, "width", 160)  # it was made when nobody had said how wide it is
         with pytest.raises(SystemExit) as ended:
             entry.main()
         printed = self.capture.readouterr()

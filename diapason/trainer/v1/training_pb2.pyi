@@ -282,6 +282,7 @@ class Run(_message.Message):
     ENDED_TIME_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___RunKind.ValueType
     state: Global___RunState.ValueType
@@ -294,6 +295,8 @@ class Run(_message.Message):
     model: _builtins.str
     rollout_id: _builtins.str
     """The rollout that took it into service; empty when none was started."""
+    seconds_left: _builtins.float
+    """Of the stage, at its pace so far; zero where nothing is known."""
     @_builtins.property
     def current(self) -> _version_pb2.VersionRef:
         """What served when the run began."""
@@ -334,10 +337,11 @@ class Run(_message.Message):
         ended_time: _timestamp_pb2.Timestamp | None = ...,
         data: Global___DataSummary | None = ...,
         losses: _abc.Iterable[Global___LossPoint] | None = ...,
+        seconds_left: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "id", b"id", "kind", b"kind", "losses", b"losses", "message", b"message", "model", b"model", "progress", b"progress", "published", b"published", "rollout_id", b"rollout_id", "stage", b"stage", "started_time", b"started_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "id", b"id", "kind", b"kind", "losses", b"losses", "message", b"message", "model", b"model", "progress", b"progress", "published", b"published", "rollout_id", b"rollout_id", "seconds_left", b"seconds_left", "stage", b"stage", "started_time", b"started_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,8 +68,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, where several train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(**fields: Any) -> None:
-    """One line of progress: any of stage, progress (0 to 1), message, loss, error."""
+    """One line of progress: any of stage, progress (0 to 1), message, loss, seconds_left, error."""
+    if not is_first() and "error" not in fields:
+        return
     _channel.write(json.dumps(fields) + "\n")
     _channel.flush()
 

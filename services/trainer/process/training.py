@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from sentence_transformers.sentence_transformer.training_args import BatchSample
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from services.trainer.domain.examples import Form, Row
+from services.trainer.process import estimating
+from services.trainer.process.exporting import max_tokens
 from services.trainer.process.recipes import Recipe, build
-from services.trainer.process.spec import JobError, Spec, say
+from services.trainer.process.spec import JobError, Spec, is_first, say
 
 _LOG_STEPS = 5
 # Of a training, after which its state is kept for whoever takes it up again.
@@ -47,6 +50,7 @@ class Training:
         """
         spec = self._spec
         without_dropout(self._model)
+        self._check_room(rows, len(texts))
         steps = math.ceil(len(rows) / spec.batch_size) * spec.epochs
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(self._folder / _CHECKPOINTS),
@@ -71,6 +75,9 @@ class Training:
             disable_tqdm=True,
         )
         curves = Curves(self._folder / _CHECKPOINTS, self._model, validate)
+        together = int(os.environ.get("WORLD_SIZE", "1"))
+        if together > 1 and len(rows) < spec.batch_size * together:  # they leave out what fills no batch of each
+            raise _too_few(rows, spec.batch_size * together)
         trainer = SentenceTransformerTrainer(
             model=self._model,
             args=arguments,
@@ -79,8 +86,18 @@ class Training:
             callbacks=[curves],
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
-        curves.restore_best()
+        if not trainer.state.global_step:  # too few of them differ
+            raise _too_few(rows, spec.batch_size)
+        self._model.to("cpu")
+        if is_first():
+            curves.restore_best()
         return curves
+
+    def _check_room(self, rows: Sequence[Row], documents: int) -> None:
+        texts = self._spec.batch_size * (1 + max((len(row.documents) for row in rows), default=0))
+        needed = estimating.need(self._model, texts, max_tokens(self._model), documents, half=bf16_pays())
+        say(stage="train", message=f"training takes {estimating.said(needed)}")
+        estimating.check(needed, estimating.room(self._folder))
 
 
 def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
@@ -93,6 +110,10 @@ def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
     if rows[0].label is not None:
         columns["label"] = [row.label for row in rows]
     return Dataset.from_dict(columns)
+
+
+def _too_few(rows: Sequence[Row], batch: int) -> JobError:
+    return JobError(f"{len(rows)} rows fill no batch of {batch}; lower the batch size")
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -128,6 +149,7 @@ class Curves(TrainerCallback):
     def __init__(self, folder: Path, model: SentenceTransformer, validate: Validate | None) -> None:
         self._file, self._best_file = folder / "curves.json", folder / "best.safetensors"
         self._model, self._validate = model, validate
+        self._started: tuple[float, int] | None = None
         self.losses: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
         if self._file.exists():
@@ -140,6 +162,7 @@ class Curves(TrainerCallback):
         self.validation = [point for point in self.validation if point["step"] <= state.global_step]
         if not self.validation:
             self._look(state)
+        self._started = time.monotonic(), state.global_step
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """See how good it is now, and stop where it has not become better for a while."""
@@ -169,7 +192,15 @@ class Curves(TrainerCallback):
             progress=state.global_step / max(1, state.max_steps),
             message=f"epoch {state.epoch or 0:.1f} of {args.num_train_epochs:g}",
             loss=[*point.values()],
+            seconds_left=self._seconds_left(state),
         )
+
+    def _seconds_left(self, state: TrainerState) -> float:
+        """Of the training, at the pace since it began or was taken up again; looks at validation queries are in it."""
+        assert self._started is not None
+        since, step = self._started
+        pace = (time.monotonic() - since) / max(1, state.global_step - step)
+        return pace * max(0, state.max_steps - state.global_step)
 
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch."""
@@ -182,6 +213,8 @@ class Curves(TrainerCallback):
         score = self._validate()
         say(stage="train", message=f"epoch {state.epoch or 0:.0f}: nDCG@10 {score:.3f} on validation queries")
         self.validation.append({"step": state.global_step, "epoch": float(state.epoch or 0), "ndcg@10": score})
+        if not is_first():  # it sees what the first sees, so that both stop at the same epoch; one writes
+            return
         if score >= max(point["ndcg@10"] for point in self.validation):
             _replaced(self._best_file, lambda path: save_file(self._model.state_dict(), path))
         _replaced(

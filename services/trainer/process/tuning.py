@@ -31,6 +31,7 @@ from services.trainer.process.spec import (
     TRAIN,
     VALIDATION,
     Spec,
+    is_first,
     read_lines,
     say,
     write_json,
@@ -83,6 +84,8 @@ def tune(spec: Spec, folder: Path) -> None:
     rows = examples.resampled(examples.rows(recipe.form, material.train, mined, spec.negatives), spec.seed)
     validate = _validation(model, material, mined, spec)
     curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate)
+    if not is_first():
+        return
     share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
     material.seconds["train"] = time.monotonic() - started
     guard = guarding.read(folder)
@@ -187,12 +190,14 @@ def _spaces(
 
 def _telling(stage: str, begins: float, ends: float) -> Callable[[float], None]:
     """Says how far a stage is, a hundred times at most."""
-    told = -1
+    told, started = -1, time.monotonic()
 
     def tell(done: float) -> None:
         nonlocal told
         if int(100 * done) > told:
             told = int(100 * done)
-            say(stage=stage, progress=begins + (ends - begins) * done)
+            # What follows in the stage takes about as long as what this is of it.
+            left = (time.monotonic() - started) * ((1.0 - begins) / (ends - begins) / done - 1) if done * ends else 0.0
+            say(stage=stage, progress=begins + (ends - begins) * done, seconds_left=left)
 
     return tell
