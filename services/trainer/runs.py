@@ -5,6 +5,7 @@ does not repeat what was finished (I7).
 """
 
 import json
+import os
 import queue
 import shutil
 import signal
@@ -26,6 +27,7 @@ from services.trainer.domain.model import Kind, PublishedVersion, RunKind, RunSt
 from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
+from services.trainer.process import WORKER_PID
 from services.trainer.process import spec as files
 from services.trainer.process.spec import Spec
 from services.trainer.registry import Registry
@@ -229,6 +231,7 @@ class Runner:
                 stderr=job_log,
                 stdin=subprocess.DEVNULL,
                 text=True,
+                env=os.environ | {WORKER_PID: str(os.getpid())},
             )
             try:
                 failure = self._follow(run, process)

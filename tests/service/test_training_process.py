@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from services.trainer.domain.data import Judged, Judgment, prepare
 from services.trainer.domain.examples import rows
-from services.trainer.process import loading, mixing
+from services.trainer.process import WORKER_PID, loading, mixing
 from services.trainer.process.encoding import Encoder
 from services.trainer.process.guarding import Guard
 from services.trainer.process.recipes import RECIPES
@@ -91,7 +93,7 @@ def _weights(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_same_data_and_seed_give_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
-    folders = [_prepared(tmp_path / name, tiny) for name in ("one", "two")]
+    folders = [_prepared(tmp_path / name, tiny, epochs=2) for name in ("one", "two")]
     for folder in folders:
         _finished(_started(folder), folder)
     first, second = map(_weights, folders)
@@ -153,6 +155,25 @@ def test_two_processes_train_together_and_one_speaks(tiny: Tiny, tmp_path: Path)
     assert looked == sorted(set(looked))
     assert _weights(folder) != {}
     assert (folder / RESULT).exists()
+
+
+def test_i7_a_training_ends_with_its_worker_though_a_launcher_stands_between(tiny: Tiny, tmp_path: Path) -> None:
+    folder = _prepared(tmp_path / "orphan", tiny)
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        job_command(folder, 1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {WORKER_PID: str(worker.pid)},
+    )
+    assert process.stdout
+    assert process.stdout.readline()  # it has begun
+    worker.kill()
+    worker.communicate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"error" not in said
+    assert not (folder / RESULT).exists()
 
 
 def test_a_training_for_which_there_is_no_memory_does_not_begin(tiny: Tiny, tmp_path: Path) -> None:

@@ -9,3 +9,6 @@ import sys
 # OpenVINO reports its use to Google Analytics at import and at every conversion, and where there is no network
 # that holds up the end of a process for seconds each time. It does without the package that does the reporting.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+# In the job's environment: the worker's process id.
+WORKER_PID = "DIAPASON_WORKER_PID"

@@ -6,6 +6,10 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
+from services.trainer.process import WORKER_PID
+
 # Lower than everything that serves: training may take what is left of the cores.
 _NICENESS = 10
 _LOOK_SECONDS = 0.5
@@ -27,15 +31,17 @@ def main(folder: Path) -> None:
     tuning.tune(spec, folder)
 
 
-def _end_with(parent: int) -> None:
-    """End when the worker that started us has ended: another may be at the same run by now."""
-    while os.getppid() == parent:
+def _end_with(parent: int, worker: int) -> None:
+    """End when the worker has ended, or who started us for it: another may be at the same run by now."""
+    while os.getppid() == parent and psutil.pid_exists(worker):
         time.sleep(_LOOK_SECONDS)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # Where several train together, a launcher stands between the worker and them.
+    worker = int(os.environ.get(WORKER_PID, os.getppid()))
+    threading.Thread(target=_end_with, args=(os.getppid(), worker), daemon=True).start()
     os.nice(_NICENESS)
     from services.trainer.process.spec import JobError, say, take_over_output
 
