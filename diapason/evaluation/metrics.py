@@ -11,7 +11,7 @@ BEIR: Thakur et al., 2021, https://arxiv.org/abs/2104.08663. It computes nDCG an
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-Grades = Mapping[str, int]
+Grades = Mapping[str, float]
 DEPTH = 100
 
 
@@ -51,7 +51,7 @@ def recall(ranked: Sequence[str], grades: Grades, depth: int = DEPTH) -> float:
     return len(relevant.intersection(ranked[:depth])) / len(relevant) if relevant else 0.0
 
 
-def _discounted(grades: Sequence[int]) -> float:
+def _discounted(grades: Sequence[float]) -> float:
     # fsum: a perfect ranking with ties among its grades is 1, in whatever order they are added.
     return math.fsum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(grades, 1))
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diapason.evaluation.metrics import mrr, ndcg, recall
 from services.trainer.domain.gate import GatePolicy, Scores, Verdict, decide, paired_bootstrap
-from services.trainer.domain.metrics import METRICS, mrr, ndcg, recall
+from services.trainer.domain.metrics import METRICS
 
 UNIT = st.floats(0, 1)
 

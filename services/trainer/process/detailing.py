@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from diapason.evaluation.metrics import ndcg
 from services.trainer.domain.data import Judged
-from services.trainer.domain.metrics import DEPTH, ndcg
+from services.trainer.domain.metrics import DEPTH
 from services.trainer.process.evaluating import Space
 
 # Queries that gained most, and that lost most; documents of each; of each document so much.
