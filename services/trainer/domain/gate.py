@@ -23,10 +23,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """What a candidate must show."""
+    """What a candidate must show. ``guard`` names the dataset on which it may lose no more than the margin."""
 
     min_queries: int = 75
     min_difference: float = 0.0
+    guard: str = ""
+    guard_margin: float = 0.01
 
 
 @dataclass(frozen=True)

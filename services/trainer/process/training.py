@@ -27,6 +27,13 @@ _LOG_STEPS = 5
 _KEPT_EVERY = 0.2
 _CHECKPOINTS, _COMPLETE = "trainer", "trainer_state.json"
 
+_SAMPLERS = {
+    # Two equal texts in a batch would make a relevant document a negative.
+    Form.RANKED: BatchSamplers.NO_DUPLICATES,
+    # Each text meets another of its class, and one of another.
+    Form.CLASSES: BatchSamplers.GROUP_BY_LABEL,
+}
+
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
 
@@ -51,13 +58,10 @@ class Training:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(self._folder / _CHECKPOINTS),
             num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
+            per_device_train_batch_size=batch_size(self._recipe.form, spec.batch_size),
             learning_rate=spec.learning_rate,
             warmup_steps=0.1,
-            # Two equal texts in a batch would make a relevant document a negative.
-            batch_sampler=BatchSamplers.NO_DUPLICATES
-            if self._recipe.form is Form.RANKED
-            else BatchSamplers.BATCH_SAMPLER,
+            batch_sampler=_SAMPLERS.get(self._recipe.form, BatchSamplers.BATCH_SAMPLER),
             bf16=bf16_pays(),
             use_cpu=not torch.cuda.is_available(),
             seed=spec.seed,
@@ -81,6 +85,11 @@ class Training:
         trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
         curves.restore_best()
         return curves
+
+
+def batch_size(form: Form, asked: int) -> int:
+    """How many rows a batch has: classes come in twos, two at least."""
+    return max(4, asked - asked % 2) if form is Form.CLASSES else asked
 
 
 def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
