@@ -90,7 +90,8 @@ class Upload:
         # What is still to be written may find no room, or no file any more: nobody will read it.
         with suppress(OSError, ValueError):
             self._lines.close()
-        self.file.close()
+        with suppress(OSError):
+            self.file.close()
 
 
 class Datasets:
