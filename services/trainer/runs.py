@@ -258,8 +258,9 @@ class Runner:
 
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 
