@@ -3,7 +3,6 @@
 Methods block: call them from a thread.
 """
 
-import errno
 import gzip
 import hashlib
 import tempfile
@@ -33,13 +32,11 @@ from services.kit.errors import (
     Violation,
 )
 from services.kit.sql import Database
+from services.trainer import room
 from services.trainer.tables import DatasetRow, now
 
 log = structlog.get_logger()
 
-# What systems say when there is no room: a full disk, a quota, a limit on the size of files.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_ROOM_SAID = ("No space left", "quota", "File too large", "StorageFull", "FileTooLarge")
 # Of the bad rows so many are named: a status travels in headers. The last place is for how many there are.
 _NAMED = 15
 
@@ -211,11 +208,9 @@ def _room(where: str) -> Iterator[None]:
     full = f"there is no room left in {where}; nothing of the dataset was kept: make room, then upload it again"
     try:
         yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
+    except (OSError, BaseError) as error:
+        if room.is_missing(error):
             raise Overloaded(full, retry_after=60) from error
-        raise
-    except BaseError as error:
-        if any(said in str(error) for said in _NO_ROOM_SAID):
-            raise Overloaded(full, retry_after=60) from error
+        if isinstance(error, OSError):
+            raise
         raise Unavailable(f"the object store does not take the dataset: {str(error)[:200]}") from error

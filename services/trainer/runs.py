@@ -20,7 +20,7 @@ from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from services.kit.errors import ServiceError
-from services.trainer import artifacts, brought
+from services.trainer import artifacts, brought, room
 from services.trainer.brought import Wanted
 from services.trainer.collecting import TooLittle, collect
 from services.trainer.domain import gate
@@ -86,9 +86,8 @@ class Runner:
                 self._jobs.end(run, RunState.FAILED, str(error))
             except Exception as error:
                 log.exception("run failed")
-                self._jobs.end(
-                    run, RunState.FAILED, f"internal error ({type(error).__name__}); the worker's log has it"
-                )
+                said = room.said(error, folder) or f"internal error ({type(error).__name__}); the worker's log has it"
+                self._jobs.end(run, RunState.FAILED, said)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 return rollout

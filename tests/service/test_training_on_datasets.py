@@ -19,7 +19,7 @@ from services.trainer.process.spec import read_lines
 from services.trainer.tables import RunRow
 from tests.conftest import Tiny
 from tests.support.embedding import publish
-from tests.support.jobs import Store
+from tests.support.jobs import OLD, Store
 from tests.support.terminal import Command
 from tests.support.training import Trainer, serving
 from tests.support.words import TOPICS, document, query
@@ -246,7 +246,7 @@ def tuned(trainer: Trainer, tiny: Tiny) -> Trainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "recipe"), [(T, "multiple-negatives"), (S, "cosent"), (C, "class-triplets")])
+@pytest.mark.parametrize(("form", "recipe"), [(T, "multiple-negatives"), (C, "class-triplets")])
 def test_a_run_on_a_dataset_alone_trains_and_is_judged(
     tuned: Trainer, form: pb.DatasetForm.ValueType, recipe: str
 ) -> None:
@@ -262,6 +262,25 @@ def test_a_run_on_a_dataset_alone_trains_and_is_judged(
     assert list(shown.data.datasets) == ["mine"]
     assert shown.data.held_out_queries >= 10
     assert {metric.dimensions for metric in shown.gate.metrics} == {32, 16}
+
+
+@pytest.mark.slow
+def test_i6_a_loss_that_is_no_number_fails_the_run_and_changes_nothing(tuned: Trainer) -> None:
+    brought(tuned, mine=P)
+    wanted = asked(tuned, "mine").request
+    tuned.store.jobs.request_stop(RunRow, tuned.store.jobs.runs(1)[0].id)
+    # More than a caller may ask for, so that it is certain.
+    wanted["config"] |= {"learning_rate": 1e38}
+    run = tuned.store.jobs.add_run("films", "other", tuned.peers.serving.digest, wanted)
+    versions = tuned.store.registry.versions("other")
+    ended = tuned.execute(run.id)
+    assert ended.state == "failed"
+    assert ended.message.endswith("lower the learning rate")
+    assert ended.published_digest == ended.rollout_id == ""
+    assert [row.digest for row, _ in tuned.store.registry.versions("other")] == [row.digest for row, _ in versions]
+    assert [version.digest for version in tuned.store.registry.desired()] == [OLD.digest, tuned.peers.serving.digest]
+    # And the collection takes the next one.
+    tuned.store.jobs.add_run("films", "other", tuned.peers.serving.digest, wanted)
 
 
 def test_a_guard_is_brought_into_the_folder_of_the_run(trainer: Trainer) -> None:

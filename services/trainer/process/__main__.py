@@ -37,6 +37,7 @@ def _end_with(parent: int) -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     os.nice(_NICENESS)
+    from services.trainer import room
     from services.trainer.process.spec import JobError, say, take_over_output
 
     take_over_output()
@@ -45,3 +46,7 @@ if __name__ == "__main__":
     except JobError as error:
         say(error=str(error))
         sys.exit(1)
+    except Exception as error:
+        if full := room.said(error, Path(sys.argv[1])):
+            say(error=full)
+        raise

@@ -70,6 +70,8 @@ class Training:
             save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
             save_total_limit=2,
             logging_steps=_LOG_STEPS,
+            # Else a loss that is no number would be told as the mean of those before it.
+            logging_nan_inf_filter=False,
             report_to=spec.trackers,
             run_name=self._folder.name,
             disable_tqdm=True,
@@ -83,6 +85,7 @@ class Training:
             callbacks=[curves],
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
+        check_weights(self._model)
         curves.restore_best()
         return curves
 
@@ -90,6 +93,12 @@ class Training:
 def batch_size(form: Form, asked: int) -> int:
     """How many rows a batch has: classes come in twos, two at least."""
     return max(4, asked - asked % 2) if form is Form.CLASSES else asked
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raises ``JobError`` if a weight is no number: a short training may end before its loss is looked at."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise JobError("training made weights that are no numbers; lower the learning rate")
 
 
 def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
