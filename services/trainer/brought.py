@@ -10,13 +10,14 @@ from obstore.store import ObjectStore
 
 from diapason.datasets.checking import name_of
 from diapason.trainer.v1 import dataset_pb2 as pb
-from services.kit.errors import FailedPrecondition, ServiceError
+from services.kit.errors import FailedPrecondition, InvalidArgument, ServiceError, Violation
 from services.trainer.datasets import Datasets, read_rows
 from services.trainer.domain.data import Judged, Judgment
 from services.trainer.domain.recipes import AUTO, CLASSES
 from services.trainer.process import spec as files
 from services.trainer.tables import DatasetRow
 
+MOST_DATASETS = 50
 # Of documents that the collection does not have, so many are named.
 _NAMED = 5
 
@@ -67,7 +68,12 @@ class Wanted:
 
 
 def want(store: Datasets, names: Sequence[str], without_feedback: bool, guard: str, recipe: str) -> tuple[Wanted, int]:
-    """What a request asks for, and how many queries at most it brings. Raises ``NotFound``, ``FailedPrecondition``."""
+    """What a request asks for, and how many queries at most it brings.
+
+    Raises ``InvalidArgument``, ``NotFound``, ``FailedPrecondition``.
+    """
+    if len(names) > MOST_DATASETS:
+        raise InvalidArgument(Violation("datasets", f"has {len(names)} names; the most is {MOST_DATASETS}"))
     rows = [store.get(name) for name in dict.fromkeys(names)]
     for row in rows:
         if row.form == "DATASET_FORM_EVALUATION":

@@ -218,6 +218,11 @@ def test_what_does_not_go_together_is_refused_at_once(
         asked(trainer, "mine", guard="none")
 
 
+def test_i10_a_run_reads_so_many_datasets_at_most(trainer: Trainer) -> None:
+    with pytest.raises(InvalidArgument, match="datasets: has 51 names; the most is 50"):
+        asked(trainer, *(f"d{i}" for i in range(51)))
+
+
 def test_a_guard_margin_that_can_not_be_is_refused(trainer: Trainer) -> None:
     with pytest.raises(InvalidArgument, match=r"gate\.guard_margin: is 1\.5"):
         trainer.client.train("films", CONFIG, training.GatePolicy(guard_margin=1.5))
@@ -258,6 +263,7 @@ def test_a_run_on_a_dataset_alone_trains_and_is_judged(
     details = json.loads(bytes(tuned.objects.get(f"runs/{run.id}/details.json").bytes()))
     assert details["config"]["recipe"] == recipe
     assert details["training"]
+    assert b"uploaded datasets<td>mine" in tuned.client.report(run.id).content
     shown = tuned.client.run(run.id)
     assert list(shown.data.datasets) == ["mine"]
     assert shown.data.held_out_queries >= 10

@@ -255,3 +255,18 @@ def test_a_row_of_another_form_is_refused() -> None:
     assert not checker.add("rows[1]", pb.DatasetRow(labelled=pb.ClassRow(text="t", label="l")))
     with pytest.raises(BadData, match=r"rows\[0\]: row is empty; pairs have pair; rows\[1\]: row is labelled"):
         checker.finish()
+
+
+def test_the_examples_of_the_docs_are_what_the_docs_say(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text()
+    blocks = [part.partition("\n")[2] for part in text.split("```")[1::2] if part.startswith("\n")]
+    found = []
+    for number, block in enumerate(blocks):
+        if block.startswith("diapason"):
+            continue
+        path = tmp_path / f"{number}.{'jsonl' if block.startswith('{') else 'csv'}"
+        path.write_text(block)
+        source = Source.open(path)
+        assert len(list(source.good_rows())) == 3
+        found.append(source.form)
+    assert found == [J, P, T, S, C]
