@@ -6,7 +6,7 @@ from pathlib import Path
 
 # A full disk, a quota, a limit on the size of files.
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The same where a library has made a text of it: the system's own words, Rust's names, and what torch says.
+# The same where a library has made a text of it: the system's own words, Rust's names, what torch and OpenVINO say.
 _WORDS = (
     "No space left on device",
     "Disk quota exceeded",
@@ -15,6 +15,7 @@ _WORDS = (
     "FileTooLarge",
     "PytorchStreamWriter failed writing",
     "inline_container.cc",
+    "iostream error",
 )
 # Whatever fails where there is less than this has most likely failed for it.
 _NEARLY_NOTHING = 4 * 1024 * 1024

@@ -132,7 +132,8 @@ class Runner:
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
         # Before anything is done with it: whoever has a person erased must be told of it.
-        self._peers.record_training(run.id, version)
+        if not Wanted.read(run.request).without_feedback:
+            self._peers.record_training(run.id, version)
         rollout = self._jobs.add_rollout(run.collection, current.digest, version.digest, run.id)
         self._jobs.end(
             run,

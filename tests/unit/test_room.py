@@ -25,6 +25,7 @@ def wrapped(inner: Exception) -> Exception:
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         OSError(errno.EFBIG, "File too large"),
         RuntimeError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+        RuntimeError("basic_ios::clear: iostream error"),
         wrapped(OSError(errno.ENOSPC, "x")),
     ],
 )
