@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diapason.clients.calls import errors
+from diapason.clients.datasets import DatasetCalls
 from diapason.clients.embedder import EmbeddedTexts, EmbedderCalls
 from diapason.clients.feedback import FeedbackCalls
 from diapason.clients.training import TrainingCalls
@@ -33,6 +34,8 @@ from diapason.search.v1 import (
     search_pb2_grpc,
 )
 from diapason.trainer.v1 import (
+    dataset_pb2,
+    dataset_pb2_grpc,
     registry_pb2_grpc,
     rollout_pb2_grpc,
     training_pb2_grpc,
@@ -45,7 +48,7 @@ _MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 # grpcio (1.85.1) waits for ever for a repeated stream whose sender pauses while the server goes away.
 _STREAMED = [
     {"service": service.full_name, "method": method.name}
-    for contract in (embedder_pb2, document_pb2, collection_pb2)
+    for contract in (embedder_pb2, document_pb2, collection_pb2, dataset_pb2)
     for service in contract.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.client_streaming
@@ -79,7 +82,7 @@ class Addresses:
     trainer: str = "127.0.0.1:7074"
 
 
-class Client(TrainingCalls, EmbedderCalls, FeedbackCalls):
+class Client(TrainingCalls, DatasetCalls, EmbedderCalls, FeedbackCalls):
     """All four services. ``timeout`` is for each unary call, in seconds."""
 
     def __init__(self, addresses: Addresses | None = None, timeout: float = 30.0) -> None:
@@ -101,6 +104,7 @@ class Client(TrainingCalls, EmbedderCalls, FeedbackCalls):
         self._collections = collection_pb2_grpc.CollectionServiceStub(search)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channels["feedback"])
         self._training = training_pb2_grpc.TrainingServiceStub(trainer)
+        self._datasets = dataset_pb2_grpc.DatasetServiceStub(trainer)
         self._registry = registry_pb2_grpc.RegistryServiceStub(trainer)
         self._rollouts = rollout_pb2_grpc.RolloutServiceStub(trainer)
 

@@ -10,6 +10,7 @@ from diapason.cli.collection.command import collections_app
 from diapason.cli.collection.moving import export, import_
 from diapason.cli.collection.reindexing import reindex, rollback
 from diapason.cli.content import index, status
+from diapason.cli.datasets import datasets_app
 from diapason.cli.demo.command import demo
 from diapason.cli.evaluate.command import evaluate
 from diapason.cli.evaluate.comparing import eval_compare
@@ -34,6 +35,7 @@ app.command("eval")(evaluate)
 app.command("eval-compare")(eval_compare)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(models_app, name="models")
+app.add_typer(datasets_app, name="datasets")
 app.add_typer(collections_app, name="collections")
 
 # Errors that are the caller's to mend; all others end with status 1.

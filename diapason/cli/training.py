@@ -39,18 +39,23 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="0 for the default.", min=0)] = 0.0,
     recipe: Annotated[str, typer.Option(help="How to tune, as triplet; auto chooses by the judgments.")] = "auto",
     min_queries: Annotated[int, typer.Option(help="Held-out queries that the gate asks for; 0 for 75.", min=0)] = 0,
+    dataset: Annotated[list[str] | None, typer.Option(help="Train on an uploaded dataset; repeat it for more.")] = None,
+    without_feedback: Annotated[bool, typer.Option("--without-feedback", help="Train on datasets alone.")] = False,
+    guard: Annotated[str, typer.Option(help="An uploaded evaluation on which the model may not get worse.")] = "",
+    guard_margin: Annotated[float, typer.Option(help="By how much nDCG@10 may fall there; 0 for 0.01.", min=0)] = 0.0,
     dry_run: Annotated[bool, typer.Option(help="Stop after the gate.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end.")] = True,
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
 ) -> None:
-    """Tune a collection's encoder on its feedback; a better version takes over while searches go on.
+    """Tune a collection's encoder on its feedback or on datasets; a better version takes over while searches go on.
 
     Example: diapason train --collection movies
     """
     config = TrainingConfig(epochs=epochs, learning_rate=learning_rate, recipe=recipe)
     with connect(data) as client:
-        run = client.train(collection, config, GatePolicy(min_queries=min_queries), dry_run)
+        gate = GatePolicy(min_queries=min_queries, guard=guard, guard_margin=guard_margin)
+        run = client.train(collection, config, gate, dry_run, dataset or [], without_feedback)
         if wait:
             run = follow_run(client, run.id)
         rollout = follow_rollout(client, run.rollout_id) if wait and run.rollout_id else None
@@ -142,6 +147,11 @@ def print_run(run: Run) -> None:
             f"{d.train_queries} queries to train on, {d.validation_queries} to steer by, "
             f"{d.held_out_queries} held out, {d.documents} documents"
         )
+        if d.datasets:
+            unknown = f"; {d.unknown_documents} judgments of documents it does not have" if d.unknown_documents else ""
+            console.print(
+                f"datasets: {', '.join(d.datasets)}, with {d.added_documents} documents of their own{unknown}"
+            )
     if run.HasField("gate"):
         print_gate(run.gate)
 

@@ -30,9 +30,18 @@ class TrainingCalls:
         config: training_pb2.TrainingConfig | None = None,
         gate: training_pb2.GatePolicy | None = None,
         dry_run: bool = False,
+        datasets: Sequence[str] = (),
+        without_feedback: bool = False,
     ) -> training_pb2.Run:
-        """Queue a run; what passes the gate is rolled out."""
-        request = training_pb2.StartRunRequest(collection=collection, config=config, gate=gate, dry_run=dry_run)
+        """Queue a run; what passes the gate is rolled out. It trains on feedback, on ``datasets``, or on both."""
+        request = training_pb2.StartRunRequest(
+            collection=collection,
+            config=config,
+            gate=gate,
+            dry_run=dry_run,
+            datasets=datasets,
+            without_feedback=without_feedback,
+        )
         with errors():
             return self._training.StartRun(request, timeout=self._timeout).run
 

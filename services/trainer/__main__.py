@@ -9,6 +9,8 @@ from pathlib import Path
 from obstore.store import from_url
 
 from diapason.trainer.v1 import (
+    dataset_pb2,
+    dataset_pb2_grpc,
     registry_pb2,
     registry_pb2_grpc,
     rollout_pb2,
@@ -20,10 +22,12 @@ from services.kit.channels import open_blocking_channel
 from services.kit.server import Host, run
 from services.kit.sql import Database
 from services.trainer.broker import Nudger
+from services.trainer.datasets import Datasets
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
 from services.trainer.reporting.reports import Reports
+from services.trainer.servicers.datasets import DatasetServicer
 from services.trainer.servicers.registry import RegistryServicer
 from services.trainer.servicers.rollouts import RolloutServicer
 from services.trainer.servicers.training import TrainingServicer
@@ -32,6 +36,7 @@ from services.trainer.upkeep import keep_leases, sweep
 
 REGISTRY = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 TRAINING = training_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+DATASETS = dataset_pb2.DESCRIPTOR.services_by_name["DatasetService"].full_name
 ROLLOUTS = rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -49,8 +54,13 @@ async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
         peers = Peers(search, feedback)
         models = RegistryServicer(jobs, registry, nudger)
         host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, models)
-        reports = Reports(jobs, registry, from_url(settings.artifacts_url))
-        runs = TrainingServicer(jobs, registry, nudger, peers, reports)
+        objects = from_url(settings.artifacts_url)
+        datasets, reports = Datasets(database, objects), Reports(jobs, registry, objects)
+        brought = DatasetServicer(
+            datasets, settings.work_dir / "uploads", settings.dataset_rows, settings.dataset_bytes
+        )
+        host.serve(DATASETS, dataset_pb2_grpc.add_DatasetServiceServicer_to_server, brought)
+        runs = TrainingServicer(jobs, registry, nudger, peers, reports, datasets)
         host.serve(TRAINING, training_pb2_grpc.add_TrainingServiceServicer_to_server, runs)
         rollouts = RolloutServicer(jobs, registry, nudger, peers)
         host.serve(ROLLOUTS, rollout_pb2_grpc.add_RolloutServiceServicer_to_server, rollouts)

@@ -21,12 +21,14 @@ from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from services.kit.errors import ServiceError
-from services.trainer import artifacts
-from services.trainer.domain import data, gate
+from services.trainer import artifacts, brought, room
+from services.trainer.brought import Wanted
+from services.trainer.collecting import TooLittle, collect
+from services.trainer.domain import gate
 from services.trainer.domain.model import Kind, PublishedVersion, RunKind, RunState, Stage, TrainingConfig
 from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
-from services.trainer.peers import Peers
+from services.trainer.peers import Exported, Peers
 from services.trainer.process import WORKER_PID
 from services.trainer.process import spec as files
 from services.trainer.process.spec import Spec
@@ -94,9 +96,8 @@ class Runner:
                 self._jobs.end(run, RunState.FAILED, str(error))
             except Exception as error:
                 log.exception("run failed")
-                self._jobs.end(
-                    run, RunState.FAILED, f"internal error ({type(error).__name__}); the worker's log has it"
-                )
+                said = room.said(error, folder) or f"internal error ({type(error).__name__}); the worker's log has it"
+                self._jobs.end(run, RunState.FAILED, said)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
                 return rollout
@@ -144,7 +145,8 @@ class Runner:
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
         # Before anything is done with it: whoever has a person erased must be told of it.
-        self._peers.record_training(run.id, version)
+        if not Wanted.read(run.request).without_feedback:
+            self._peers.record_training(run.id, version)
         rollout = self._jobs.add_rollout(run.collection, current.digest, version.digest, run.id)
         self._jobs.end(
             run,
@@ -160,24 +162,24 @@ class Runner:
         if (folder / files.HELD_OUT).exists():
             return
         self._note(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
-        exported = self._peers.judgments(run.collection, run.id, config.policy)
+        wanted = Wanted.read(run.request)
+        nothing = Exported([], {})
+        exported = nothing if wanted.without_feedback else self._peers.judgments(run.collection, run.id, config.policy)
         self._note(run, progress=0.5, message="fetching documents")
-        corpus = dict(self._peers.passages(run.collection))
-        # A document deleted since it was judged teaches nothing about those there are.
-        usable = [judgment for judgment in exported.judgments if judgment.document_id in corpus]
-        dataset = data.prepare(usable, config.held_out)
-        queries = data.trainable_queries(usable)
-        if queries < data.MIN_QUERIES or not dataset.train_queries:
-            raise JobFailed(
-                f"there are {queries} queries with a liked document that still exists (of {dataset.judgments} "
-                f"judgments), {dataset.train_queries} of them to train on; {data.MIN_QUERIES} are needed"
-            )
-        _write_lines(folder / files.CORPUS, [{"id": i, "text": text} for i, text in corpus.items()])
+        documents = dict(self._peers.passages(run.collection))
+        try:
+            found = collect(self._objects, wanted, exported.judgments, documents, config.held_out)
+        except TooLittle as error:
+            raise JobFailed(str(error)) from error
+        dataset, corpus = found.dataset, found.corpus
+        if wanted.guard:
+            brought.write_guard(self._objects, wanted.guard, folder)
+        files.write_lines(folder / files.CORPUS, ({"id": i, "text": text} for i, text in corpus.items()))
         for name, some in ((files.TRAIN, dataset.train), (files.VALIDATION, dataset.validation)):
-            _write_lines(folder / name, [asdict(judged) for judged in some])
+            files.write_lines(folder / name, (asdict(judged) for judged in some))
         files.write_json(folder / files.POLICY, exported.policy)
         # The last, since with it all is there.
-        _write_lines(folder / files.HELD_OUT, [asdict(judged) for judged in dataset.held_out])
+        files.write_lines(folder / files.HELD_OUT, (asdict(judged) for judged in dataset.held_out))
         summary = {
             "judgments": dataset.judgments,
             "positives": dataset.positives,
@@ -187,7 +189,7 @@ class Runner:
             "held_out_queries": len(dataset.held_out),
             "documents": len(corpus),
             "policy": f"{exported.policy.get('name', '')} {exported.policy.get('version', '')}".strip(),
-        }
+        } | brought.summary(wanted, found.brought, found.added)
         self._note(run, data=summary, progress=1.0)
 
     def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig, current: PublishedVersion) -> None:
@@ -277,8 +279,9 @@ def job_command(folder: Path, processes: int) -> list[str]:
 
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 
@@ -299,13 +302,6 @@ def _how_it_ended(status: int, tail: str) -> str:
         return f"the training process was killed by signal {-status}{hint}"
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no message")
     return f"the training process failed: {last.strip()}"
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A file that is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.rename(path)
 
 
 def _scores(stored: dict[str, dict[str, list[float]]]) -> gate.Scores:

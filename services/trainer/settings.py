@@ -20,5 +20,7 @@ class TrainerSettings(ServiceSettings):
     search_address: str = Field("127.0.0.1:7072", description="host:port of search")
     feedback_address: str = Field("127.0.0.1:7073", description="host:port of feedback")
     watch_seconds: float = Field(5.0, ge=0, description="how long a rollout watches the new version after the switch")
+    dataset_rows: int = Field(500_000, ge=1, description="most rows that an uploaded dataset may have")
+    dataset_bytes: int = Field(512 * 1024 * 1024, ge=1, description="most bytes that their texts may have together")
     load_timeout_seconds: float = Field(600.0, gt=0, description="how long replicas may take to load a version")
     training_processes: int = Field(1, ge=1, description="processes that train together, one for each GPU")

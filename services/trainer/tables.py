@@ -119,6 +119,23 @@ class RolloutRow(_Job, Base):
     history: Mapped[list[Any]]
 
 
+class DatasetRow(Base):
+    """Data that somebody brought. ``path`` is the object with the rows, written before this row."""
+
+    __tablename__ = "datasets"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    form: Mapped[str]
+    path: Mapped[str]
+    digest: Mapped[str]
+    rows: Mapped[int]
+    queries: Mapped[int]
+    rankable_queries: Mapped[int]
+    classes: Mapped[int]
+    documents: Mapped[int]
+    remarks: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+
+
 def now() -> datetime:
     """The moment, in UTC."""
     return datetime.now(UTC)

@@ -45,7 +45,7 @@ def address(store: Store, objects: ObjectStore) -> Iterator[str]:
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:
         made_on_demand = Reports(store.jobs, store.registry, objects)
-        servicer = TrainingServicer(store.jobs, store.registry, None, None, made_on_demand)  # type: ignore[arg-type]
+        servicer = TrainingServicer(store.jobs, store.registry, None, None, made_on_demand, None)  # type: ignore[arg-type]
         host = Host(ServiceSettings(listen=""))
         host.serve(TRAINING, training_pb2_grpc.add_TrainingServiceServicer_to_server, servicer)
         yield f"127.0.0.1:{await host.start('127.0.0.1:0')}"

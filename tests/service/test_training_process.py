@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from services.trainer.domain.data import Judged, Judgment, prepare
 from services.trainer.domain.examples import rows
+from services.trainer.domain.recipes import CLASSES
 from services.trainer.process import WORKER_PID, loading, mixing
 from services.trainer.process.encoding import Encoder
 from services.trainer.process.guarding import Guard
@@ -203,9 +204,41 @@ def test_every_recipe_trains(tiny: Tiny, tmp_path: Path, name: str) -> None:
     folder = _prepared(tmp_path / name, tiny, epochs=1)
     texts = {one["id"]: one["text"] for one in read_lines(folder / CORPUS)}
     judged = [Judged(**one) for one in read_lines(folder / TRAIN)]
+    if name == CLASSES:
+        judged = [replace(one, label=f"class {number % 4}") for number, one in enumerate(judged)]
     model, recipe = loading.load(str(tiny.model)), RECIPES[name]
     before = mixing.weights_of(model)
     made = rows(recipe.form, judged, {one.query: list(texts) for one in judged}, 2)
     curves = Training(model, recipe, Spec.read(folder), folder).run(made, texts, None)
     assert curves.losses
     assert any(not torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def _failed(command: list[str], folder: Path) -> str:
+    """The reason that a process gave for its failure."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode != 0
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not (folder / RESULT).exists()
+    [reason] = [one["error"] for one in said if "error" in one]
+    return str(reason)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"), [(_EPOCHS, "the loss became nan at step 5;"), (1, "made weights that are no numbers;")]
+)
+def test_a_loss_that_is_no_number_ends_the_training(tiny: Tiny, tmp_path: Path, epochs: int, said: str) -> None:
+    batch = 16 if epochs > 1 else 64  # all of an epoch in fewer steps than the loss is looked at
+    folder = _prepared(tmp_path / "nan", tiny, learning_rate=1e38, epochs=epochs, batch_size=batch)
+    reason = _failed([sys.executable, "-m", "services.trainer.process", str(folder)], folder)
+    assert said in reason
+    assert reason.endswith("lower the learning rate")
+
+
+@pytest.mark.parametrize("kilobytes", [16, 90])
+def test_a_disk_that_is_full_is_said_to_be(tiny: Tiny, tmp_path: Path, kilobytes: int) -> None:
+    folder = _prepared(tmp_path / "full", tiny, epochs=1)
+    limited = f'ulimit -f {kilobytes} && exec "{sys.executable}" -m services.trainer.process "{folder}"'
+    reason = _failed(["bash", "-c", limited], folder)
+    assert reason.startswith(f"there is no room left to write in {folder} (")
+    assert "make room, then start the run again" in reason

@@ -19,6 +19,7 @@ def test_the_client_has_these_calls() -> None:
         "thumbs", "say", "submit", "feedback", "summary", "judgments", "export_judgments", "record_training",
         "erase_subject",
         "embed", "embed_stream", "rerank", "split", "embedder_info",
+        "upload_dataset", "datasets", "dataset", "delete_dataset",
         "train", "run", "runs", "cancel_run", "watch_run", "trainer_status", "report",
         "register_model", "models", "versions", "start_rollout", "rollout", "watch_rollout", "roll_back",
         "close", "health",
@@ -40,6 +41,7 @@ def test_every_command_has_json_and_an_example() -> None:
     commands = dict(commands_of(get_command(app)))
     assert set(commands) == {
         "up", "status", "index", "search", "train", "runs", "report", "models", "models register",
+        "datasets", "datasets upload", "datasets show", "datasets delete",
         "feedback", "feedback up", "feedback down", "feedback withdraw", "feedback list", "feedback summary",
         "feedback export", "feedback erase",
         "collections", "collections show", "collections update", "collections delete",

@@ -155,7 +155,7 @@ class TrainingConfig(_message.Message):
     """17."""
     recipe: _builtins.str
     """By name: "auto", "multiple-negatives", "cached-multiple-negatives", "triplet", "cosine-similarity", "cosent",
-    "contrastive", "online-contrastive". Empty: "auto", which chooses by what the judgments are like.
+    "contrastive", "online-contrastive", "class-triplets". Empty: "auto", which chooses by what the data is like.
     """
     negatives: _builtins.int
     """Documents that are not relevant beside each that is: refused ones first, then hard ones that nobody judged. 3."""
@@ -192,19 +192,27 @@ class GatePolicy(_message.Message):
 
     MIN_QUERIES_FIELD_NUMBER: _builtins.int
     MIN_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    GUARD_FIELD_NUMBER: _builtins.int
+    GUARD_MARGIN_FIELD_NUMBER: _builtins.int
     min_queries: _builtins.int
     """Fewer held-out queries than this is inconclusive. Zero: 75."""
     min_difference: _builtins.float
     """The interval's lower end must be above this. 0."""
+    guard: _builtins.str
+    """A dataset of the form EVALUATION on which the candidate may not be much worse. Empty: none."""
+    guard_margin: _builtins.float
+    """How much nDCG@10 may fall there. Zero: 0.01."""
     def __init__(
         self,
         *,
         min_queries: _builtins.int = ...,
         min_difference: _builtins.float = ...,
+        guard: _builtins.str = ...,
+        guard_margin: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_difference", b"min_difference", "min_queries", b"min_queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard", b"guard", "guard_margin", b"guard_margin", "min_difference", b"min_difference", "min_queries", b"min_queries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,13 +226,23 @@ class StartRunRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    WITHOUT_FEEDBACK_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     dry_run: _builtins.bool
     """Stop after the gate: publish nothing, roll out nothing."""
+    without_feedback: _builtins.bool
+    """Train on the datasets alone."""
     @_builtins.property
     def config(self) -> Global___TrainingConfig: ...
     @_builtins.property
     def gate(self) -> Global___GatePolicy: ...
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Train on these too, by their names. Where one judges what feedback judges, or an earlier one, it has the last word.
+        Datasets of classes are trained on by themselves: with `without_feedback`, and with no others.
+        """
+
     def __init__(
         self,
         *,
@@ -232,10 +250,12 @@ class StartRunRequest(_message.Message):
         config: Global___TrainingConfig | None = ...,
         gate: Global___GatePolicy | None = ...,
         dry_run: _builtins.bool = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        without_feedback: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "gate", b"gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "config", b"config", "dry_run", b"dry_run", "gate", b"gate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "config", b"config", "datasets", b"datasets", "dry_run", b"dry_run", "gate", b"gate", "without_feedback", b"without_feedback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,6 +379,9 @@ class DataSummary(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     VALIDATION_QUERIES_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    ADDED_DOCUMENTS_FIELD_NUMBER: _builtins.int
     judgments: _builtins.int
     positives: _builtins.int
     negatives: _builtins.int
@@ -370,6 +393,14 @@ class DataSummary(_message.Message):
     """Not trained on: they say when to stop and how much of the training to keep. Zero where there are too few."""
     policy: _builtins.str
     """The policy by which feedback became judgments, and its version."""
+    unknown_documents: _builtins.int
+    """Their judgments that name documents which the collection does not have; they are left out."""
+    added_documents: _builtins.int
+    """Texts of datasets that are no documents of the collection; they are counted in `documents`."""
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The datasets that were trained on."""
+
     def __init__(
         self,
         *,
@@ -381,10 +412,13 @@ class DataSummary(_message.Message):
         documents: _builtins.int = ...,
         validation_queries: _builtins.int = ...,
         policy: _builtins.str = ...,
+        datasets: _abc.Iterable[_builtins.str] | None = ...,
+        unknown_documents: _builtins.int = ...,
+        added_documents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "held_out_queries", b"held_out_queries", "judgments", b"judgments", "negatives", b"negatives", "policy", b"policy", "positives", b"positives", "train_queries", b"train_queries", "validation_queries", b"validation_queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_documents", b"added_documents", "datasets", b"datasets", "documents", b"documents", "held_out_queries", b"held_out_queries", "judgments", b"judgments", "negatives", b"negatives", "policy", b"policy", "positives", b"positives", "train_queries", b"train_queries", "unknown_documents", b"unknown_documents", "validation_queries", b"validation_queries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,7 +75,8 @@ class TrainingServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartRun(self, request, context):
-        """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed.
+        """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed, or datasets that do
+        not go together. NOT_FOUND: a dataset that is not there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,7 +32,9 @@ class TrainingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.StartRunRequest, _training_pb2.StartRunResponse]
-    """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed."""
+    """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed, or datasets that do
+    not go together. NOT_FOUND: a dataset that is not there.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Newest first."""
@@ -50,7 +52,9 @@ class TrainingServiceStub:
 class TrainingServiceAsyncStub(TrainingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_training_pb2.StartRunRequest, _training_pb2.StartRunResponse]  # type: ignore[assignment]
-    """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed."""
+    """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed, or datasets that do
+    not go together. NOT_FOUND: a dataset that is not there.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Newest first."""
@@ -71,7 +75,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.StartRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.StartRunResponse, _abc.Awaitable[_training_pb2.StartRunResponse]]:
-        """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed."""
+        """Queues a run. FAILED_PRECONDITION: too few judgments, with how many there are and are needed, or datasets that do
+        not go together. NOT_FOUND: a dataset that is not there.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(

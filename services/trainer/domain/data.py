@@ -26,11 +26,12 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Judged:
-    """All that was said of one query's documents, by their ids."""
+    """All that was said of one query's documents, by their ids. ``label`` is the class of a text that has one."""
 
     query: str
     targets: Mapping[str, float]
     weights: Mapping[str, float] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def relevant(self) -> dict[str, float]:
@@ -72,6 +73,11 @@ def is_held_out(query: str, share: float) -> bool:
     return _place(query, "gate") < share
 
 
+def is_steering(query: str) -> bool:
+    """Whether a query that is not held out steers training, if enough of them do."""
+    return _place(query, "validation") < VALIDATION_SHARE
+
+
 def trainable_queries(judgments: Sequence[Judgment]) -> int:
     """Distinct queries with at least one relevant document."""
     return len({j.query for j in judgments if j.target >= RELEVANT})
@@ -89,7 +95,7 @@ def prepare(judgments: Sequence[Judgment], share: float) -> Dataset:
     held_out = tuple(judged for judged in every if judged.relevant and is_held_out(judged.query, share))
     # What was only refused teaches, but can't be measured; of a held-out query it would tell too much.
     rest = [judged for judged in every if not is_held_out(judged.query, share)]
-    steering = [j for j in rest if j.relevant and _place(j.query, "validation") < VALIDATION_SHARE]
+    steering = [j for j in rest if j.relevant and is_steering(j.query)]
     if len(steering) < MIN_VALIDATION:
         steering = []
     aside = {judged.query for judged in steering}

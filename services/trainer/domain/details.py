@@ -33,6 +33,7 @@ class Data(_Part):
     validation_queries: int | None = None
     held_out_queries: int | None = None
     recipe: str = ""
+    datasets: list[str] = []
     query_tokens: Percentiles | None = None
     document_tokens: Percentiles | None = None
     policy: dict[str, Any] = {}

@@ -24,6 +24,7 @@ class Form(Enum):
     TRIPLETS = "a query, a relevant document, and one that is not"
     SCORED = "a query, a document, and a target"
     LABELLED = "a query, a document, and 1 or 0"
+    CLASSES = "a text, and its class"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ def rows(form: Form, judged: Sequence[Judged], mined: Mined, negatives: int) -> 
                     label = float(target >= RELEVANT) if form is Form.LABELLED else target
                     found.append(Row(one.query, (name,), weight, label))
             return found
+        case Form.CLASSES:
+            classes = {name: number for number, name in enumerate(sorted({one.label for one in judged}))}
+            return [Row(one.query, (), 1.0, classes[one.label]) for one in judged]
 
 
 def _ranked(judged: Sequence[Judged], mined: Mined, negatives: int) -> list[Row]:

@@ -23,11 +23,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """What a candidate must show."""
+    """What a candidate must show. ``guard`` names the dataset on which it may lose no more than the margin."""
 
     min_queries: int = 75
     min_difference: float = 0.0
-    # The name of an uploaded evaluation set, and by how much nDCG@10 on it may fall.
     guard: str = ""
     guard_margin: float = 0.01
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from services.trainer.domain.data import Judged
 
-AUTO = "auto"
+AUTO, CLASSES = "auto", "class-triplets"
 NAMES = (
     AUTO,
     "multiple-negatives",
@@ -14,6 +14,7 @@ NAMES = (
     "cosent",
     "contrastive",
     "online-contrastive",
+    CLASSES,
 )
 # EduRanker's experience with two to three epochs at 5e-5 below 100 examples and more at 2e-5 above 500 was of a
 # cross-encoder. The encoder here starts from vectors that are good already and is steered by validation queries: what
@@ -24,7 +25,9 @@ _GRADES = 4
 
 
 def choose(judged: Sequence[Judged]) -> str:
-    """Grades keep their order by CoSENT; likes are ranked above all else in the batch."""
+    """Classes have a recipe of their own. Grades keep their order by CoSENT; likes are ranked above all else."""
+    if any(one.label for one in judged):
+        return CLASSES
     targets = {round(target, 3) for one in judged for target in one.targets.values()}
     return "cosent" if len(targets) >= _GRADES else "multiple-negatives"
 

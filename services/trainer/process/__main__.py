@@ -43,6 +43,7 @@ if __name__ == "__main__":
     worker = int(os.environ.get(WORKER_PID, os.getppid()))
     threading.Thread(target=_end_with, args=(os.getppid(), worker), daemon=True).start()
     os.nice(_NICENESS)
+    from services.trainer import room
     from services.trainer.process.spec import JobError, say, take_over_output
 
     take_over_output()
@@ -51,3 +52,7 @@ if __name__ == "__main__":
     except JobError as error:
         say(error=str(error))
         sys.exit(1)
+    except Exception as error:
+        if full := room.said(error, Path(sys.argv[1])):
+            say(error=full)
+        raise

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import (
+    BatchHardSoftMarginTripletLoss,
+    BatchHardTripletLossDistanceFunction,
     CachedMultipleNegativesRankingLoss,
     ContrastiveLoss,
     CoSENTLoss,
@@ -25,6 +28,17 @@ from services.trainer.domain.recipes import AUTO, choose
 _CHUNK = 16
 # Cosine distance is 0 to 2; the loss's own default is meant for Euclidean distance.
 _TRIPLET_MARGIN = 0.3
+
+
+def _distances(vectors: torch.Tensor) -> torch.Tensor:
+    """Between all of a batch, as if they were of unit length: that is how search will compare them.
+
+    Euclidean and not cosine: near each other squares have no slope, and all vectors might fall into one (Hermans et
+    al. 2017, section 2).
+    """
+    unit = torch.nn.functional.normalize(vectors)
+    distances: torch.Tensor = BatchHardTripletLossDistanceFunction.euclidean_distance(unit)
+    return distances
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ RECIPES: Mapping[str, Recipe] = {
     "cosent": Recipe(Form.SCORED, CoSENTLoss),
     "contrastive": Recipe(Form.LABELLED, ContrastiveLoss),
     "online-contrastive": Recipe(Form.LABELLED, OnlineContrastiveLoss),
+    "class-triplets": Recipe(Form.CLASSES, lambda model: BatchHardSoftMarginTripletLoss(model, _distances)),
 }
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 SPEC, RESULT, CANDIDATE = "spec.json", "result.json", "candidate"
 TRAIN, VALIDATION, CORPUS, HELD_OUT = "train.jsonl", "validation.jsonl", "corpus.jsonl", "held_out.jsonl"
+# Judged queries with documents of their own, where the gate was given a guard.
 GUARD, GUARD_CORPUS = "guard.jsonl", "guard_corpus.jsonl"
 POLICY, DETAILS = "policy.json", "details.json"
 WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "description.json"
@@ -79,6 +80,14 @@ def say(**fields: Any) -> None:
         return
     _channel.write(json.dumps(fields) + "\n")
     _channel.flush()
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    temporary.rename(path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -30,6 +30,13 @@ _LOG_STEPS = 5
 _KEPT_EVERY = 0.2
 _CHECKPOINTS, _COMPLETE = "trainer", "trainer_state.json"
 
+_SAMPLERS = {
+    # Two equal texts in a batch would make a relevant document a negative.
+    Form.RANKED: BatchSamplers.NO_DUPLICATES,
+    # Each text meets another of its class, and one of another.
+    Form.CLASSES: BatchSamplers.GROUP_BY_LABEL,
+}
+
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
 
@@ -55,13 +62,10 @@ class Training:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(self._folder / _CHECKPOINTS),
             num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
+            per_device_train_batch_size=batch_size(self._recipe.form, spec.batch_size),
             learning_rate=spec.learning_rate,
             warmup_steps=0.1,
-            # Two equal texts in a batch would make a relevant document a negative.
-            batch_sampler=BatchSamplers.NO_DUPLICATES
-            if self._recipe.form is Form.RANKED
-            else BatchSamplers.BATCH_SAMPLER,
+            batch_sampler=_SAMPLERS.get(self._recipe.form, BatchSamplers.BATCH_SAMPLER),
             bf16=bf16_pays(),
             use_cpu=not torch.cuda.is_available(),
             seed=spec.seed,
@@ -70,6 +74,8 @@ class Training:
             save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
             save_total_limit=2,
             logging_steps=_LOG_STEPS,
+            # Else a loss that is no number would be told as the mean of those before it.
+            logging_nan_inf_filter=False,
             report_to=spec.trackers,
             run_name=self._folder.name,
             disable_tqdm=True,
@@ -89,6 +95,7 @@ class Training:
         if not trainer.state.global_step:  # too few of them differ
             raise _too_few(rows, spec.batch_size)
         self._model.to("cpu")
+        check_weights(self._model)
         if is_first():
             curves.restore_best()
         return curves
@@ -98,6 +105,17 @@ class Training:
         needed = estimating.need(self._model, texts, max_tokens(self._model), documents, half=bf16_pays())
         say(stage="train", message=f"training takes {estimating.said(needed)}")
         estimating.check(needed, estimating.room(self._folder))
+
+
+def batch_size(form: Form, asked: int) -> int:
+    """How many rows a batch has: classes come in twos, two at least."""
+    return max(4, asked - asked % 2) if form is Form.CLASSES else asked
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raises ``JobError`` if a weight is no number: a short training may end before its loss is looked at."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise JobError("training made weights that are no numbers; lower the learning rate")
 
 
 def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:

@@ -79,7 +79,7 @@ def tune(spec: Spec, folder: Path) -> None:
     before = mixing.weights_of(model)
     mined = _mined(model, material, corpus)
     name, recipe = recipes.find(spec.recipe, material.train)
-    pairs = sum(len(one.relevant) for one in material.train)
+    pairs = sum(1 if one.label else len(one.relevant) for one in material.train)
     spec = replace(spec, epochs=spec.epochs or choices.epochs(pairs))
     rows = examples.resampled(examples.rows(recipe.form, material.train, mined, spec.negatives), spec.seed)
     validate = _validation(model, material, mined, spec)

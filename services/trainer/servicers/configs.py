@@ -48,11 +48,18 @@ def config(given: training_pb2.TrainingConfig) -> TrainingConfig:
 
 def gate_policy(given: training_pb2.GatePolicy) -> GatePolicy:
     """With defaults for what is not said. Raises ``InvalidArgument``."""
-    policy = GatePolicy(given.min_queries or GatePolicy.min_queries, given.min_difference)
+    policy = GatePolicy(
+        given.min_queries or GatePolicy.min_queries,
+        given.min_difference,
+        given.guard,
+        given.guard_margin or GatePolicy.guard_margin,
+    )
     wrong = []
     if policy.min_queries < FEWEST_QUERIES:
         least = f"is {policy.min_queries}; fewer than {FEWEST_QUERIES} say nothing, give at least that"
         wrong.append(Violation("gate.min_queries", least))
+    if not 0 <= policy.guard_margin < 1:
+        wrong.append(Violation("gate.guard_margin", f"is {policy.guard_margin}; give more than 0, less than 1"))
     if not 0 <= policy.min_difference < 1:
         wrong.append(Violation("gate.min_difference", f"is {policy.min_difference}; give 0 or more, less than 1"))
     if wrong:

@@ -1,7 +1,7 @@
 """Runs and their reports."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 
 from diapason.trainer.v1 import (
@@ -11,7 +11,9 @@ from diapason.trainer.v1 import (
 from services.kit.errors import FailedPrecondition, InvalidArgument, Violation
 from services.trainer import wire
 from services.trainer.broker import RUN_TASK, Nudger
-from services.trainer.domain.data import MIN_QUERIES, trainable_queries
+from services.trainer.brought import want
+from services.trainer.datasets import Datasets
+from services.trainer.domain.data import MIN_QUERIES, Judgment, trainable_queries
 from services.trainer.domain.model import (
     RUN_ENDED,
 )
@@ -27,7 +29,10 @@ from services.trainer.tables import RunRow
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     """Runs."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers, reports: Reports) -> None:
+    def __init__(
+        self, jobs: Jobs, registry: Registry, nudger: Nudger, peers: Peers, reports: Reports, datasets: Datasets
+    ) -> None:
+        self._datasets = datasets
         self._jobs = jobs
         self._registry = registry
         self._nudger = nudger
@@ -44,16 +49,22 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             raise InvalidArgument(
                 Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
-        exported = await asyncio.to_thread(self._peers.judgments, request.collection, "", request.config.policy)
-        queries = trainable_queries(exported.judgments)
+        wanted, queries = await asyncio.to_thread(
+            want, self._datasets, request.datasets, request.without_feedback, policy.guard, chosen.recipe
+        )
+        judgments: Sequence[Judgment] = ()
+        if not wanted.without_feedback:
+            exported = await asyncio.to_thread(self._peers.judgments, request.collection, "", request.config.policy)
+            judgments = exported.judgments
+            queries += trainable_queries(judgments)
         if queries < MIN_QUERIES:
             raise FailedPrecondition(
                 "TOO_FEW_JUDGMENTS",
                 request.collection,
-                f"there are {queries} queries with a liked document (of {len(exported.judgments)} judgments); "
-                f"{MIN_QUERIES} are needed: collect more feedback",
+                f"there are {queries} queries with a liked document (of {len(judgments)} judgments); "
+                f"{MIN_QUERIES} are needed: collect more feedback, or bring a dataset",
             )
-        job = {"config": asdict(chosen), "gate": asdict(policy), "dry_run": request.dry_run}
+        job = {"config": asdict(chosen), "gate": asdict(policy), "dry_run": request.dry_run, **wanted.stored()}
         run = await asyncio.to_thread(self._jobs.add_run, request.collection, current.model, current.digest, job)
         if not await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id):
             waits = "queued; the message broker does not answer, training begins by itself once it does"

@@ -1,0 +1,92 @@
+"""Data that users bring."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from diapason.datasets.checking import FORMS, name_of
+from diapason.trainer.v1 import dataset_pb2 as pb
+from diapason.trainer.v1 import dataset_pb2_grpc
+from services.kit.admission import Admission
+from services.kit.errors import InvalidArgument, Violation
+from services.trainer import wire
+from services.trainer.datasets import Datasets, Upload
+from services.trainer.servicers.common import Context
+from services.trainer.tables import DatasetRow
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# Each may fill a file of its own on the way.
+_UPLOADS = 4
+
+
+class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
+    """Data that users bring. ``folder`` is where uploads wait until they are whole."""
+
+    def __init__(self, datasets: Datasets, folder: Path, most_rows: int, most_bytes: int) -> None:
+        self._datasets, self._folder = datasets, folder
+        self._most_rows, self._most_bytes = most_rows, most_bytes
+        self._admission = Admission(_UPLOADS)
+
+    async def UploadDataset(
+        self, request_iterator: AsyncIterator[pb.UploadDatasetRequest], context: Context
+    ) -> pb.UploadDatasetResponse:
+        """Take all rows, then keep them; whoever breaks off leaves nothing."""
+        with self._admission.admitted():
+            first = await anext(aiter(request_iterator), None)
+            header = _checked(first)
+            await asyncio.to_thread(self._datasets.check_free, header.name, header.replace)
+            upload = await asyncio.to_thread(Upload, header.form, self._folder, self._most_rows, self._most_bytes)
+            try:
+                async for request in request_iterator:
+                    if request.WhichOneof("part") != "rows":
+                        raise InvalidArgument(Violation("rows", "is missing; the header comes once, then rows only"))
+                    await asyncio.to_thread(upload.take, request.rows.rows)
+                row = await asyncio.to_thread(self._datasets.store, header, upload)
+            finally:
+                upload.close()
+        return pb.UploadDatasetResponse(dataset=to_pb(row))
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
+        """All of them."""
+        rows = await asyncio.to_thread(self._datasets.every)
+        return pb.ListDatasetsResponse(datasets=[to_pb(row) for row in rows])
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
+        """One."""
+        return pb.GetDatasetResponse(dataset=to_pb(await asyncio.to_thread(self._datasets.get, request.name)))
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
+        """Forget one."""
+        await asyncio.to_thread(self._datasets.delete, request.name)
+        return pb.DeleteDatasetResponse()
+
+
+def to_pb(row: DatasetRow) -> pb.Dataset:
+    """A dataset in the contract's form."""
+    return pb.Dataset(
+        name=row.name,
+        form=pb.DatasetForm.Value(row.form),
+        rows=row.rows,
+        queries=row.queries,
+        rankable_queries=row.rankable_queries,
+        classes=row.classes,
+        documents=row.documents,
+        digest=row.digest,
+        created_time=wire.moment(row.created_at),
+        remarks=row.remarks,
+    )
+
+
+def _checked(first: pb.UploadDatasetRequest | None) -> pb.DatasetHeader:
+    if first is None or first.WhichOneof("part") != "header":
+        raise InvalidArgument(Violation("header", "is missing; it comes first, with name and form"))
+    header, wrong = first.header, []
+    if not _NAME.fullmatch(header.name):
+        rule = "use 1 to 63 lower-case letters, digits, '-' and '_', a letter or digit first"
+        wrong.append(Violation("header.name", f"is {header.name[:100]!r}; {rule}"))
+    if header.form not in FORMS:
+        wrong.append(Violation("header.form", f"is {header.form}; give one of {', '.join(map(name_of, FORMS))}"))
+    if wrong:
+        raise InvalidArgument(*wrong)
+    return header
