@@ -4,15 +4,12 @@ A `Checker` takes rows one at a time and keeps no texts, only digests of them: 2
 """
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from diapason.datasets.rows import fault, weight_of
 from diapason.trainer.v1 import dataset_pb2 as pb
 
-MAX_CHARACTERS = 100_000
-MAX_ID_CHARACTERS, MAX_LABEL_CHARACTERS, MAX_WEIGHT = 1_000, 200, 100.0
 # EduRanker's experience: below ten examples there is nothing to learn from.
 FEWEST = 10
 # From here on a document is relevant to a query.
@@ -34,6 +31,11 @@ FORMS = tuple(_PARTS)
 def name_of(form: pb.DatasetForm.ValueType) -> str:
     """A form as people write it, for example ``scored-pairs``."""
     return pb.DatasetForm.Name(form).removeprefix("DATASET_FORM_").lower().replace("_", "-")
+
+
+def plain(query: str) -> str:
+    """A query as it is told from others: white space does not matter, in feedback neither."""
+    return " ".join(query.split())
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class Checker:
             wanted = " or ".join(_PARTS[self._form])
             self.bad(Problem(place, "row", f"is {part or 'empty'}; {name_of(self._form)} have {wanted}"))
             return False
-        wrong = next(_ROW_CHECKS[part](row), None)
-        if wrong:
+        if wrong := fault(row):
             self.bad(Problem(place, *wrong))
             return False
         return self._relate(place, row)
@@ -130,31 +131,33 @@ class Checker:
         match row.WhichOneof("row"):
             case "judgment":
                 j = row.judgment
-                return self._judge(place, "grade", j.query, _passage(j.document), j.grade, _weight(j))
+                return self._judge(place, "grade", j.query, _passage(j.document), j.grade, weight_of(j))
             case "pair":
-                return self._judge(place, "weight", row.pair.query, _passage(row.pair.positive), 1.0, _weight(row.pair))
+                return self._judge(
+                    place, "weight", row.pair.query, _passage(row.pair.positive), 1.0, weight_of(row.pair)
+                )
             case "scored_pair":
                 s = row.scored_pair
-                return self._judge(place, "score", s.query, _passage(s.document), s.score, _weight(s))
+                return self._judge(place, "score", s.query, _passage(s.document), s.score, weight_of(s))
             case "triplet":
                 return self._triplet(place, row.triplet)
             case "labelled":
                 text, label = row.labelled.text, row.labelled.label
-                if self._known(place, "class", _digest(text), label, "the text"):
+                if self._known(place, "class", _digest(plain(text)), label, "the text"):
                     return False
                 self._classes[label] += 1
             case "evaluation_document":
                 return self._document(place, row.evaluation_document)
             case "evaluation_judgment":
                 e = row.evaluation_judgment
-                if self._known(place, "grade", _digest(e.query, e.document_id), e.grade, "the document"):
+                if self._known(place, "grade", _digest(plain(e.query), e.document_id), e.grade, "the document"):
                     return False
-                self._judged.append((_digest(e.query), _digest(e.document_id), e.grade > 0))
+                self._judged.append((_digest(plain(e.query)), _digest(e.document_id), e.grade > 0))
         self._rows += 1
         return True
 
     def _judge(self, place: str, field: str, query: str, document: str, grade: float, weight: float) -> bool:
-        if self._known(place, field, _digest(query, document), (grade, weight), "the document"):
+        if self._known(place, field, _digest(plain(query), document), (grade, weight), "the document"):
             return False
         self._ask(query, grade >= RELEVANT)
         self._rows += 1
@@ -162,18 +165,19 @@ class Checker:
 
     def _triplet(self, place: str, row: pb.TripletRow) -> bool:
         positive, negative = _passage(row.positive), _passage(row.negative)
-        key = _digest(row.query, positive, negative)
+        query = plain(row.query)
+        key = _digest(query, positive, negative)
         if key in self._triplets:
             self._duplicates += 1
             return False
         for name, document, relevant in (("positive", positive, True), ("negative", negative, False)):
-            before = self._opinions.setdefault(_digest(row.query, document), (relevant, place))
+            before = self._opinions.setdefault(_digest(query, document), (relevant, place))
             if before[0] != relevant:
                 other = "negative" if relevant else "positive"
                 self.bad(Problem(place, name, f"is the {other} of the same query in {before[1]}; keep one of them"))
                 return False
         self._triplets.add(key)
-        self._ask(row.query, True)
+        self._ask(query, True)
         self._rows += 1
         return True
 
@@ -206,7 +210,7 @@ class Checker:
         return True
 
     def _ask(self, query: str, relevant: bool) -> None:
-        key = _digest(query)
+        key = _digest(plain(query))
         self._queries[key] = self._queries.get(key, False) or relevant
 
     # What they are together
@@ -253,118 +257,8 @@ class Checker:
             made.remarks.append(f"{_counted(unknown, 'judgment')} of documents that are not in it left out")
 
 
-# Row by row: names of fields, and what is wrong with each.
-_Found = Iterator[tuple[str, str]]
-
-
-def _judgment(row: pb.DatasetRow) -> _Found:
-    j = row.judgment
-    yield from _texts(query=j.query)
-    yield from _document_fields(document=j.document)
-    yield from _number("grade", j.grade if j.HasField("grade") else None, 0, 1)
-    yield from _weights(j)
-
-
-def _pair(row: pb.DatasetRow) -> _Found:
-    yield from _texts(query=row.pair.query)
-    yield from _document_fields(positive=row.pair.positive)
-    yield from _weights(row.pair)
-
-
-def _triplet(row: pb.DatasetRow) -> _Found:
-    t = row.triplet
-    yield from _texts(query=t.query)
-    yield from _document_fields(positive=t.positive, negative=t.negative)
-    yield from _weights(t)
-    if t.negative == t.positive and t.negative.WhichOneof("passage"):
-        yield "negative", "is the positive: one document can't be both; correct one of them"
-    elif t.negative.text == t.query and t.query:
-        yield "negative", "is the query itself; give a text that does not answer it"
-
-
-def _scored_pair(row: pb.DatasetRow) -> _Found:
-    s = row.scored_pair
-    yield from _texts(query=s.query)
-    yield from _document_fields(document=s.document)
-    yield from _number("score", s.score if s.HasField("score") else None, -1, 1)
-    yield from _weights(s)
-
-
-def _labelled(row: pb.DatasetRow) -> _Found:
-    yield from _texts(text=row.labelled.text)
-    yield from _short("class", row.labelled.label, MAX_LABEL_CHARACTERS)
-
-
-def _evaluation_document(row: pb.DatasetRow) -> _Found:
-    document = row.evaluation_document
-    yield from _short("id", document.id, MAX_ID_CHARACTERS)
-    if document.text:
-        yield from _texts(text=document.text.strip() or ".")  # without any text it is left out
-
-
-def _evaluation_judgment(row: pb.DatasetRow) -> _Found:
-    e = row.evaluation_judgment
-    yield from _texts(query=e.query)
-    yield from _short("document_id", e.document_id, MAX_ID_CHARACTERS)
-    yield from _number("grade", e.grade if e.HasField("grade") else None, -1, 100)
-
-
-_ROW_CHECKS: dict[str, Callable[[pb.DatasetRow], _Found]] = {
-    "judgment": _judgment,
-    "pair": _pair,
-    "triplet": _triplet,
-    "scored_pair": _scored_pair,
-    "labelled": _labelled,
-    "evaluation_document": _evaluation_document,
-    "evaluation_judgment": _evaluation_judgment,
-}
-_Weighted = pb.JudgmentRow | pb.PairRow | pb.TripletRow | pb.ScoredPairRow
-
-
-def _texts(**given: str) -> _Found:
-    for name, text in given.items():
-        if not text.strip():
-            yield name, "is empty; give a text"
-        elif len(text) > MAX_CHARACTERS:
-            yield name, f"has {len(text):,} characters; the most is {MAX_CHARACTERS:,}"
-
-
-def _document_fields(**given: pb.Passage) -> _Found:
-    for name, passage in given.items():
-        match passage.WhichOneof("passage"):
-            case "text":
-                yield from _texts(**{name: passage.text})
-            case "id":
-                yield from _short(name, passage.id, MAX_ID_CHARACTERS)
-            case _:
-                yield name, "is missing; give a text, or a document's id"
-
-
-def _short(name: str, text: str, most: int) -> _Found:
-    if not text.strip():
-        yield name, "is empty; give one"
-    elif len(text) > most:
-        yield name, f"has {len(text):,} characters; the most is {most}"
-
-
-def _number(name: str, value: float | None, least: float, most: float) -> _Found:
-    if value is None:
-        yield name, f"is missing; give a number from {least} to {most}"
-    elif not least <= value <= most:  # what is no number is neither
-        yield name, f"is {value}; give a number from {least} to {most}"
-
-
-def _weights(row: _Weighted) -> _Found:
-    if row.HasField("weight") and not 0 < row.weight <= MAX_WEIGHT:
-        yield "weight", f"is {row.weight}; give more than 0, at most {MAX_WEIGHT:.0f}"
-
-
-def _weight(row: _Weighted) -> float:
-    return row.weight if row.HasField("weight") and not math.isnan(row.weight) else 1.0
-
-
 def _passage(passage: pb.Passage) -> str:
-    return f"id {passage.id}" if passage.WhichOneof("passage") == "id" else f"text {passage.text}"
+    return f"id {passage.id}" if passage.WhichOneof("passage") == "id" else f"text {passage.text.strip()}"
 
 
 def _digest(*parts: str) -> bytes:

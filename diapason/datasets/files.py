@@ -10,6 +10,7 @@ from typing import Any
 
 from diapason.datasets.checking import BadData, Checker, Problem, Summary
 from diapason.datasets.columns import Columns, Fields, guess
+from diapason.datasets.rows import MAX_CHARACTERS
 from diapason.evaluation import beir
 from diapason.trainer.v1 import dataset_pb2 as pb
 
@@ -147,6 +148,10 @@ def _csv(path: Path) -> Iterator[tuple[str, Fields] | Problem]:
                 else:
                     yield place, row
         except csv.Error as error:
+            if "field larger" in str(error):
+                raise BadData(
+                    f"{path}, line {rows.line_num}: a cell has more than {MAX_CHARACTERS:,} characters"
+                ) from error
             raise BadData(f"{path}, line {rows.line_num}: not CSV: {error}") from error
         except UnicodeDecodeError as error:
             raise BadData(f"{path}, after line {rows.line_num}: not UTF-8; convert the file") from error

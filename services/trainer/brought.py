@@ -8,7 +8,8 @@ from typing import Any
 
 from obstore.store import ObjectStore
 
-from diapason.datasets.checking import name_of
+from diapason.datasets.checking import name_of, plain
+from diapason.datasets.rows import weight_of
 from diapason.trainer.v1 import dataset_pb2 as pb
 from services.kit.errors import FailedPrecondition, InvalidArgument, ServiceError, Violation
 from services.trainer.datasets import Datasets, read_rows
@@ -152,7 +153,7 @@ class Brought:
     def _say(
         self, row: pb.JudgmentRow | pb.PairRow | pb.ScoredPairRow | pb.TripletRow, passage: pb.Passage, target: float
     ) -> None:
-        weight = row.weight if row.HasField("weight") else 1.0
+        weight = weight_of(row)
         if passage.WhichOneof("passage") == "id":
             name = passage.id
             if name not in self.corpus:
@@ -162,10 +163,12 @@ class Brought:
             name = self.name(passage.text)
             if name not in self.corpus:
                 self.texts[name] = passage.text
-        self.judgments[row.query, name] = Judgment(row.query, name, target, weight)
+        query = plain(row.query)
+        self.judgments[query, name] = Judgment(query, name, target, weight)
 
     def _label(self, row: pb.ClassRow) -> None:
-        before = self.labels.setdefault(row.text, row.label)
+        # As text it asks, too, and queries are told apart without their white space.
+        before = self.labels.setdefault(plain(row.text), row.label)
         if before != row.label:
             raise _unfit(
                 "classes",
@@ -192,7 +195,7 @@ def write_guard(objects: ObjectStore, guard: Named, folder: Path) -> None:
             documents[row.evaluation_document.id] = row.evaluation_document.text
         else:
             judgment = row.evaluation_judgment
-            targets.setdefault(judgment.query, {})[judgment.document_id] = judgment.grade
+            targets.setdefault(plain(judgment.query), {})[judgment.document_id] = judgment.grade
     judged = [
         Judged(query, {name: grade for name, grade in said.items() if name in documents and grade > 0})
         for query, said in sorted(targets.items())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from obstore.store import ObjectStore
 
+from diapason.datasets.checking import plain
 from services.trainer.brought import Brought, Wanted, rows_of
 from services.trainer.domain import classes, data
 from services.trainer.domain.data import Dataset, Judgment
@@ -57,7 +58,6 @@ def _classed(brought: Brought, held_out: float) -> Collected:
             "bring more, or hold out less"
         )
     # Texts that are no documents of their class would be right answers that count as wrong ones.
-    asking = {text.strip() for text in brought.labels}
-    others = {name: text for name, text in brought.corpus.items() if text.strip() not in asking}
+    others = {name: text for name, text in brought.corpus.items() if plain(text) not in brought.labels}
     corpus = others | dict(made.documents)
     return Collected(made.dataset, corpus, brought, len(made.documents.keys() - brought.corpus.keys()))

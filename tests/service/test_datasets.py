@@ -1,9 +1,11 @@
 """Uploading datasets over real gRPC into real stores: whole or not at all."""
 
+import asyncio
 import json
 import multiprocessing
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 
 import grpc
@@ -11,13 +13,14 @@ import pytest
 from obstore.store import from_url
 
 from diapason.datasets.checking import BadData
-from diapason.errors import AlreadyExists, InvalidArgument, NotFound, Overloaded
+from diapason.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, Overloaded
 from diapason.trainer.v1 import dataset_pb2 as pb
 from diapason.trainer.v1 import dataset_pb2_grpc
 from services.kit import errors
 from services.kit.sql import Database
 from services.trainer.__main__ import MIGRATIONS
 from services.trainer.datasets import Datasets, Upload, read_rows
+from services.trainer.servicers import datasets as servicer
 from tests.support.jobs import Store
 from tests.support.terminal import Command
 from tests.support.training import MOST_BYTES, MOST_ROWS, Trainer, serving
@@ -142,6 +145,48 @@ def test_an_upload_that_is_broken_off_leaves_nothing(trainer: Trainer) -> None:
     assert trainer.kept() == []
     assert list(trainer.client.datasets()) == []
     assert list((trainer.folder / "uploads").iterdir()) == []
+
+
+def test_i10_an_upload_that_falls_silent_gives_its_place_back(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "_IDLE_SECONDS", 0.2)
+    ending = threading.Event()
+
+    def silent() -> Iterator[pb.DatasetRow]:
+        yield from pairs(1_001)
+        ending.wait(20)
+
+    with pytest.raises(DeadlineExceeded, match="nothing came for"):
+        trainer.client.upload_dataset("faq", PAIRS, silent())
+    ending.set()
+    assert trainer.client.upload_dataset("faq", PAIRS, pairs()).rows == 12
+
+
+async def test_i10_more_uploads_at_once_than_there_are_places_are_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    datasets = Datasets(store.database, from_url((tmp_path / "objects").as_uri()))
+    serving = servicer.DatasetServicer(datasets, tmp_path / "uploads", 100, 10**6)
+    begun, ending = asyncio.Semaphore(0), asyncio.Event()
+
+    async def parts(name: str, waits: bool) -> AsyncIterator[pb.UploadDatasetRequest]:
+        yield pb.UploadDatasetRequest(header=pb.DatasetHeader(name=name, form=PAIRS))
+        begun.release()
+        if waits:
+            await ending.wait()
+        yield pb.UploadDatasetRequest(rows=pb.DatasetRows(rows=pairs()))
+
+    def upload(name: str, waits: bool = False) -> Coroutine[object, object, pb.UploadDatasetResponse]:
+        return serving.UploadDataset(parts(name, waits), None)  # type: ignore[arg-type]
+
+    slow = [asyncio.create_task(upload(f"slow-{i}", waits=True)) for i in range(4)]
+    for _ in slow:
+        await begun.acquire()
+    with pytest.raises(errors.Overloaded, match="4 requests may be at work at once"):
+        await upload("fifth")
+    ending.set()
+    assert {done.dataset.rows for done in await asyncio.gather(*slow)} == {12}
+    assert (await upload("fifth")).dataset.rows == 12
 
 
 def _fill(folder: Path, most: int, answers: "multiprocessing.Queue[str]") -> None:

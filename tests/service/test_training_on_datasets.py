@@ -138,6 +138,18 @@ def test_a_text_that_the_collection_has_is_its_document(trainer: Trainer) -> Non
     assert {name for said in targets(found).values() for name in said} == {f"t{i}" for i in range(TOPICS)}
 
 
+def test_i9_white_space_does_not_make_another_query(trainer: Trainer) -> None:
+    trainer.peers.feedback = [Judgment(query(topic, wording), f"t{topic}", 1.0, 1.0) for topic, wording in ASKED]
+    spaced = [
+        pb.DatasetRow(pair=pb.PairRow(query=f" {query(*one).replace(' ', '  ')}", positive=pb.Passage(id="t0")))
+        for one in ASKED
+    ]
+    trainer.client.upload_dataset("spaced", P, spaced)
+    found = collected(trainer, asked(trainer, "spaced", without_feedback=False), trainer.peers.feedback)
+    assert targets(found).keys() == {query(*one) for one in ASKED}
+    assert targets(found)[query(3, 1)] == {"t3": 1.0, "t0": 1.0}
+
+
 def test_what_is_brought_has_the_last_word_over_feedback(trainer: Trainer) -> None:
     trainer.peers.feedback = [
         Judgment(query(0, 0), "t0", 0.0, 1.0),  # brought with 1

@@ -9,7 +9,7 @@ from diapason.datasets.checking import FORMS, name_of
 from diapason.trainer.v1 import dataset_pb2 as pb
 from diapason.trainer.v1 import dataset_pb2_grpc
 from services.kit.admission import Admission
-from services.kit.errors import InvalidArgument, Violation
+from services.kit.errors import DeadlineExceeded, InvalidArgument, Violation
 from services.trainer import wire
 from services.trainer.datasets import Datasets, Upload
 from services.trainer.servicers.common import Context
@@ -18,6 +18,8 @@ from services.trainer.tables import DatasetRow
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # Each may fill a file of its own on the way.
 _UPLOADS = 4
+# So long an upload may be silent.
+_IDLE_SECONDS = 60.0
 
 
 class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
@@ -33,12 +35,12 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
     ) -> pb.UploadDatasetResponse:
         """Take all rows, then keep them; whoever breaks off leaves nothing."""
         with self._admission.admitted():
-            first = await anext(aiter(request_iterator), None)
-            header = _checked(first)
+            requests = aiter(request_iterator)
+            header = _checked(await _following(requests))
             await asyncio.to_thread(self._datasets.check_free, header.name, header.replace)
             upload = await asyncio.to_thread(Upload, header.form, self._folder, self._most_rows, self._most_bytes)
             try:
-                async for request in request_iterator:
+                while request := await _following(requests):
                     if request.WhichOneof("part") != "rows":
                         raise InvalidArgument(Violation("rows", "is missing; the header comes once, then rows only"))
                     await asyncio.to_thread(upload.take, request.rows.rows)
@@ -60,6 +62,15 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         """Forget one."""
         await asyncio.to_thread(self._datasets.delete, request.name)
         return pb.DeleteDatasetResponse()
+
+
+async def _following(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetRequest | None:
+    """The next message, or None at the end. Raises ``DeadlineExceeded`` if none comes: others wait for the place."""
+    try:
+        async with asyncio.timeout(_IDLE_SECONDS):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"nothing came for {_IDLE_SECONDS:.0f} seconds; upload the dataset again") from error
 
 
 def to_pb(row: DatasetRow) -> pb.Dataset:
