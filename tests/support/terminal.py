@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from diapason.cli import main as entry
-from diapason.cli.output import console
+from diapason.cli.output import console, remarks
 
 
 @dataclass
@@ -22,7 +22,9 @@ class Command:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         self.monkeypatch.setattr(sys, "argv", ["diapason", *arguments])
-        self.monkeypatch.setattr(console, "width", 160)  # it was made when nobody had said how wide it is
+        # They were made when nobody had said how wide the terminal is.
+        self.monkeypatch.setattr(console, "width", 160)
+        self.monkeypatch.setattr(remarks, "width", 500)
         with pytest.raises(SystemExit) as ended:
             entry.main()
         printed = self.capture.readouterr()
