@@ -103,7 +103,8 @@ def decide(before: Scores, after: Scores, policy: GatePolicy) -> GateResult:
 
     worse = [c for c in deciding if c.high < 0]
     if worse:
-        return result(Verdict.REJECT, f"worse at {worse[0].dimensions} dimensions; {numbers}")
+        where = f" at {worse[0].dimensions} dimensions" if worse[0].dimensions else ""
+        return result(Verdict.REJECT, f"worse{where}; {numbers}")
     if queries < policy.min_queries:
         return result(Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}")
     if full.difference <= 0:

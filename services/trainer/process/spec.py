@@ -18,7 +18,8 @@ WEIGHTS, IR, TOKENIZER, DESCRIPTION = "weights", "openvino", "tokenizer.json", "
 class Spec:
     """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
-    ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value.
+    ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value. A reranker's run has the
+    folder of the ``encoder`` that serves, and an empty ``current`` where no reranker does.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Spec:
     model_kind: str = "encoder"
     base: str = ""
     current: str = ""
+    encoder: str = ""
     dimensions: list[int] = field(default_factory=list)
     recipe: str = ""
     negatives: int = 0

@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder on what people said, steered by queries that it does not train on."""
+"""Fine-tuning a model on what people said, steered by queries that it does not train on."""
 
 import json
 import math
@@ -11,6 +11,9 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
@@ -30,57 +33,73 @@ _CHECKPOINTS, _COMPLETE = "trainer", "trainer_state.json"
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
 
+Model = SentenceTransformer | CrossEncoder
 # The score of the model as it is on the queries that steer.
 Validate = Callable[[], float]
 
 
 class Training:
-    """One training of ``model``, in place. Its curves are kept beside its checkpoints."""
+    """One training of an encoder, in place. Its curves are kept beside its checkpoints."""
 
     def __init__(self, model: SentenceTransformer, recipe: Recipe, spec: Spec, folder: Path) -> None:
         self._model, self._recipe, self._spec, self._folder = model, recipe, spec, folder
 
     def run(self, rows: Sequence[Row], texts: dict[str, str], validate: Validate | None) -> "Curves":
-        """Train; what the model is afterwards are the weights of the epoch that was best on validation queries.
+        """As `train` does, with the recipe's loss over rows of texts."""
+        loss = build(self._recipe, self._model, self._spec.dimensions)
+        # Two equal texts in a batch would make a relevant document a negative.
+        apart = self._recipe.form is Form.RANKED
+        return train(self._model, self._spec, self._folder, dataset(rows, texts), loss, validate, apart)
 
-        Taken up again it goes on from the last checkpoint. Raises ``JobError`` if the loss stops being a number.
-        """
-        spec = self._spec
-        without_dropout(self._model)
-        steps = math.ceil(len(rows) / spec.batch_size) * spec.epochs
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=str(self._folder / _CHECKPOINTS),
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=spec.batch_size,
-            learning_rate=spec.learning_rate,
-            warmup_steps=0.1,
-            # Two equal texts in a batch would make a relevant document a negative.
-            batch_sampler=BatchSamplers.NO_DUPLICATES
-            if self._recipe.form is Form.RANKED
-            else BatchSamplers.BATCH_SAMPLER,
-            bf16=bf16_pays(),
-            use_cpu=not torch.cuda.is_available(),
-            seed=spec.seed,
-            full_determinism=False,
-            save_strategy="steps",
-            save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
-            save_total_limit=2,
-            logging_steps=_LOG_STEPS,
-            report_to=spec.trackers,
-            run_name=self._folder.name,
-            disable_tqdm=True,
-        )
-        curves = Curves(self._folder / _CHECKPOINTS, self._model, validate)
-        trainer = SentenceTransformerTrainer(
-            model=self._model,
-            args=arguments,
-            train_dataset=dataset(rows, texts),
-            loss=build(self._recipe, self._model, spec.dimensions),
-            callbacks=[curves],
-        )
-        trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
-        curves.restore_best()
-        return curves
+
+def train(
+    model: Model,
+    spec: Spec,
+    folder: Path,
+    rows: Dataset,
+    loss: torch.nn.Module,
+    validate: Validate | None,
+    apart: bool = False,
+) -> "Curves":
+    """Train; what the model is afterwards are the weights of the epoch that was best on validation queries.
+
+    Taken up again it goes on from the last checkpoint. With ``apart`` no batch holds a text twice. Raises ``JobError``
+    if the loss stops being a number.
+    """
+    without_dropout(model)
+    steps = math.ceil(len(rows) / spec.batch_size) * spec.epochs
+    arguments_of, trainer_of = _kinds(model)
+    arguments = arguments_of(
+        output_dir=str(folder / _CHECKPOINTS),
+        num_train_epochs=spec.epochs,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_steps=0.1,
+        batch_sampler=BatchSamplers.NO_DUPLICATES if apart else BatchSamplers.BATCH_SAMPLER,
+        bf16=bf16_pays(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=spec.seed,
+        full_determinism=False,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
+        save_total_limit=2,
+        logging_steps=_LOG_STEPS,
+        report_to=spec.trackers,
+        run_name=folder.name,
+        disable_tqdm=True,
+    )
+    curves = Curves(folder / _CHECKPOINTS, model, validate)
+    trainer = trainer_of(model=model, args=arguments, train_dataset=rows, loss=loss, callbacks=[curves])
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    curves.restore_best()
+    return curves
+
+
+def _kinds(model: Model) -> tuple[type[Any], type[Any]]:
+    """The classes of its arguments and of its trainer, which take the same."""
+    if isinstance(model, SentenceTransformer):
+        return SentenceTransformerTrainingArguments, SentenceTransformerTrainer
+    return CrossEncoderTrainingArguments, CrossEncoderTrainer
 
 
 def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
@@ -125,7 +144,7 @@ def bf16_pays() -> bool:
 class Curves(TrainerCallback):
     """Tells the worker how far it is, keeps the best epoch, and stops a training that has gone astray."""
 
-    def __init__(self, folder: Path, model: SentenceTransformer, validate: Validate | None) -> None:
+    def __init__(self, folder: Path, model: torch.nn.Module, validate: Validate | None) -> None:
         self._file, self._best_file = folder / "curves.json", folder / "best.safetensors"
         self._model, self._validate = model, validate
         self.losses: list[dict[str, float]] = []
