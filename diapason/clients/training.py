@@ -30,9 +30,12 @@ class TrainingCalls:
         config: training_pb2.TrainingConfig | None = None,
         gate: training_pb2.GatePolicy | None = None,
         dry_run: bool = False,
+        reranker: str = "",
     ) -> training_pb2.Run:
-        """Queue a run; what passes the gate is rolled out."""
-        request = training_pb2.StartRunRequest(collection=collection, config=config, gate=gate, dry_run=dry_run)
+        """Queue a run of the collection's encoder, or of a ``reranker``; what passes the gate is rolled out."""
+        request = training_pb2.StartRunRequest(
+            collection=collection, config=config, gate=gate, dry_run=dry_run, reranker=reranker
+        )
         with errors():
             return self._training.StartRun(request, timeout=self._timeout).run
 

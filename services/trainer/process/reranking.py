@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, LambdaLoss, RankNetLoss
+from torch.nn import Module
 
 from services.trainer.domain import pairs as comparing
 from services.trainer.domain import reranking as choices
@@ -26,7 +27,13 @@ from services.trainer.process.material import Material, fix_chance, telling
 from services.trainer.process.spec import CANDIDATE, DETAILS, RESULT, JobError, Spec, say, write_json
 from services.trainer.process.training import train
 
-LOSSES = {"bce": BinaryCrossEntropyLoss, "ranknet": RankNetLoss, "lambda": LambdaLoss}
+# Lists of a batch go through the model together: their number is bounded by their pairs.
+_TOGETHER = -1
+LOSSES: Mapping[str, Callable[[CrossEncoder], Module]] = {
+    "bce": BinaryCrossEntropyLoss,
+    "ranknet": lambda model: RankNetLoss(model, mini_batch_size=_TOGETHER),
+    "lambda": lambda model: LambdaLoss(model, mini_batch_size=_TOGETHER),
+}
 # A pair is cut to so many tokens while it is trained on: more cost time, and the beginning tells most.
 _MAX_TOKENS = 256
 # Validation queries that are asked after each epoch; each is as many pairs as a search reranks.

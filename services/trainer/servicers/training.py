@@ -59,6 +59,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         if request.reranker:
             # Beside what reranks now, which may be nothing, the run needs what brings the documents.
             model, digest, job["encoder"] = request.reranker, collection.route.reranker.digest, current.digest
+            if digest:
+                await asyncio.to_thread(self._registry.version, digest)
         run = await asyncio.to_thread(self._jobs.add_run, request.collection, model, digest, job)
         if not await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id):
             waits = "queued; the message broker does not answer, training begins by itself once it does"
