@@ -65,6 +65,14 @@ def other_tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One tiny cross-encoder."""
+    folder = tmp_path_factory.mktemp("reranker")
+    _run_build(folder, 7, "bert-reranker")
+    return _relative(folder / "bert-reranker")
+
+
+@pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Relative]:
     """Tiny models of every usual type, by their names in `FAMILY`."""
     folder = tmp_path_factory.mktemp("family")

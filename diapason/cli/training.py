@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from diapason.cli.options import DEFAULT_COLLECTION, DEFAULT_DATA, AsJson, Collection, Data, connect
 from diapason.cli.output import Failure, as_json, console, plain, share_bar, table
 from diapason.client import Client
+from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER, ModelKind
 from diapason.trainer.v1 import rollout_pb2
 from diapason.trainer.v1.rollout_pb2 import Rollout, RolloutState
 from diapason.trainer.v1.training_pb2 import (
@@ -38,6 +39,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the judgments; 0 for the default.", min=0)] = 0,
     learning_rate: Annotated[float, typer.Option(help="0 for the default.", min=0)] = 0.0,
     recipe: Annotated[str, typer.Option(help="How to tune, as triplet; auto chooses by the judgments.")] = "auto",
+    reranker: Annotated[str, typer.Option(metavar="NAME", help="Tune this reranker instead of the encoder.")] = "",
     min_queries: Annotated[int, typer.Option(help="Held-out queries that the gate asks for; 0 for 75.", min=0)] = 0,
     dataset: Annotated[list[str] | None, typer.Option(help="Train on an uploaded dataset; repeat it for more.")] = None,
     without_feedback: Annotated[bool, typer.Option("--without-feedback", help="Train on datasets alone.")] = False,
@@ -48,14 +50,14 @@ def train(
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
 ) -> None:
-    """Tune a collection's encoder on its feedback or on datasets; a better version takes over while searches go on.
+    """Tune a collection's encoder, or a reranker, on feedback or datasets; a better version takes over.
 
     Example: diapason train --collection movies
     """
     config = TrainingConfig(epochs=epochs, learning_rate=learning_rate, recipe=recipe)
     with connect(data) as client:
         gate = GatePolicy(min_queries=min_queries, guard=guard, guard_margin=guard_margin)
-        run = client.train(collection, config, gate, dry_run, dataset or [], without_feedback)
+        run = client.train(collection, config, gate, dry_run, dataset or [], without_feedback, reranker)
         if wait:
             run = follow_run(client, run.id)
         rollout = follow_rollout(client, run.rollout_id) if wait and run.rollout_id else None
@@ -126,9 +128,9 @@ def runs(
         as_json([plain(run) for run in found])
         return
     rows = [
-        (run.id[:8], _moment(run.created_time), run.collection or run.model, _state(run), run.message) for run in found
+        (run.id[:8], _moment(run.created_time), run.collection, _model(run), _state(run), run.message) for run in found
     ]
-    table("Runs", ["run", "created", "of", "state", "message"], rows)
+    table("Runs", ["run", "created", "for", "model", "state", "message"], rows)
 
 
 def whole(client: Client, beginning: str) -> str:
@@ -139,7 +141,7 @@ def whole(client: Client, beginning: str) -> str:
 
 def print_run(run: Run) -> None:
     """A run with its gate."""
-    console.print(f"run {run.id} {_state(run)}: {run.message}")
+    console.print(f"run {run.id} of {_model(run)} {_state(run)}: {run.message}")
     if run.HasField("data") and run.data.judgments:
         d = run.data
         console.print(
@@ -172,7 +174,7 @@ def _compared(title: str, metrics: Iterable[MetricComparison]) -> None:
     rows = [
         (
             m.metric,
-            m.dimensions,
+            m.dimensions or "",
             f"{m.before:.3f}",
             f"{m.after:.3f}",
             f"{m.after - m.before:+.3f}",
@@ -200,15 +202,16 @@ def models(context: typer.Context, data: Data = DEFAULT_DATA, json: AsJson = Fal
         (
             v.ref.model,
             v.ref.number,
+            _kind(v.kind),
             v.ref.digest[:12],
             _moment(v.published_time),
-            v.dimension,
+            v.dimension or "",
             len(v.replicas),
             ", ".join(v.leases),
         )
         for v in versions
     ]
-    table("Versions", ["model", ">version", "digest", "published", ">size", ">replicas", "kept for"], rows)
+    table("Versions", ["model", ">version", "kind", "digest", "published", ">size", ">replicas", "kept for"], rows)
 
 
 @models_app.command()
@@ -244,6 +247,14 @@ def _telling(run: Run) -> str:
 def _stage(run: Run) -> str:
     word = RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower()
     return "waiting" if word == "unspecified" else word
+
+
+def _model(run: Run) -> str:
+    return f"reranker {run.model}" if run.model_kind == MODEL_KIND_RERANKER else run.model
+
+
+def _kind(kind: ModelKind.ValueType) -> str:
+    return ModelKind.Name(kind).removeprefix("MODEL_KIND_").lower()
 
 
 def _state(run: Run) -> str:

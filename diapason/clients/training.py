@@ -32,8 +32,12 @@ class TrainingCalls:
         dry_run: bool = False,
         datasets: Sequence[str] = (),
         without_feedback: bool = False,
+        reranker: str = "",
     ) -> training_pb2.Run:
-        """Queue a run; what passes the gate is rolled out. It trains on feedback, on ``datasets``, or on both."""
+        """Queue a run of the collection's encoder, or of a ``reranker``; what passes the gate is rolled out.
+
+        It trains on feedback, on ``datasets``, or on both.
+        """
         request = training_pb2.StartRunRequest(
             collection=collection,
             config=config,
@@ -41,6 +45,7 @@ class TrainingCalls:
             dry_run=dry_run,
             datasets=datasets,
             without_feedback=without_feedback,
+            reranker=reranker,
         )
         with errors():
             return self._training.StartRun(request, timeout=self._timeout).run

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
+# Holders of leases that outlive their rollout.
+_KEPT = "kept:"
 
 
 class LostJob(Exception):
@@ -118,12 +120,28 @@ class Jobs:
             )
             session.add(rollout)
             session.merge(LeaseRow(digest=to_digest, holder=f"rollout:{rollout.id}"))
+            _keep_rerankers(session, rollout)
             return rollout
 
     def retiring(self) -> list[RolloutRow]:
         """Rollouts that wait for the retention window to end."""
         with self._database.reading() as session:
             return list(session.scalars(sa.select(RolloutRow).where(RolloutRow.state == RolloutState.RETIRING.value)))
+
+    def kept_beyond_the_end(self) -> list[str]:
+        """Holders of leases for rerankers whose rollouts have ended."""
+        with self._database.reading() as session:
+            ended = [state.value for state in ROLLOUT_ENDED]
+            ids = session.scalars(sa.select(RolloutRow.id).where(RolloutRow.state.in_(ended)))
+            holders = {f"{_KEPT}{rollout}" for rollout in ids}
+            held = session.scalars(sa.select(LeaseRow.holder).where(LeaseRow.holder.startswith(_KEPT)).distinct())
+            return [holder for holder in held if holder in holders]
+
+    def release(self, holders: Sequence[str]) -> None:
+        """End leases by who holds them."""
+        if holders:
+            with self._database.writing() as session:
+                session.execute(sa.delete(LeaseRow).where(LeaseRow.holder.in_(holders)))
 
     def get(self, kind: type[JobRow], job_id: str) -> JobRow:
         """A run or a rollout. Raises ``NotFound``."""
@@ -226,13 +244,20 @@ class Jobs:
             return _end(session, _owned(session, row), state, message, changes)
 
     def end_retired(self, rollout_id: str) -> None:
-        """End a rollout whose old index is gone, its lease, and the old version's lease as an import."""
+        """End a rollout whose rollback window is over, its lease, and those as imports of what it has replaced.
+
+        That are the old version and the model's own earlier ones.
+        """
         with self._database.writing() as session:
             row = session.get_one(RolloutRow, rollout_id)
             if row.state == RolloutState.RETIRING.value:
                 _end(session, row, RolloutState.DONE, "the old version is retired", {})
-                imported = sa.and_(LeaseRow.holder == "import", LeaseRow.digest == row.from_digest)
-                session.execute(sa.delete(LeaseRow).where(imported))
+                new = session.get_one(VersionRow, row.to_digest)
+                earlier = sa.select(VersionRow.digest).where(
+                    VersionRow.model == new.model, VersionRow.number < new.number
+                )
+                replaced = sa.or_(LeaseRow.digest == row.from_digest, LeaseRow.digest.in_(earlier))
+                session.execute(sa.delete(LeaseRow).where(LeaseRow.holder == "import", replaced))
 
     def roll_back(self, rollout_id: str, message: str) -> RolloutRow:
         """Note that a switched rollout was taken back."""
@@ -257,6 +282,19 @@ class Jobs:
             if isinstance(row, RunRow | RolloutRow) and row.message != message:
                 row.message = message
                 row.revision += 1
+
+
+def _keep_rerankers(session: Session, rollout: RolloutRow) -> None:
+    """Lease both rerankers of a rollout until it has ended, and search was asked after that what serves.
+
+    An encoder is leased for its index, which outlives the switch. A reranker is leased for the route alone: without
+    this, the old one would be let go at the switch, and after a rollback it would be needed again before the route is
+    next looked at.
+    """
+    for digest in (rollout.from_digest, rollout.to_digest):
+        version = session.get(VersionRow, digest) if digest else None
+        if version is not None and version.kind == Kind.RERANKER.value:
+            session.merge(LeaseRow(digest=digest, holder=f"{_KEPT}{rollout.id}"))
 
 
 def _unfinished(

@@ -115,8 +115,16 @@ class Peers:
             )
             return self._collections.SwitchRoute(request, **_options(_SECONDS)).route
 
+    def switch_reranker(self, collection: str, version: PublishedVersion, generation: int) -> collection_pb2.Route:
+        """The same with a reranker; the index stays."""
+        with _translated("search"):
+            request = collection_pb2.SwitchRouteRequest(
+                collection=collection, reranker=_ref(version), expected_generation=generation
+            )
+            return self._collections.SwitchRoute(request, **_options(_SECONDS)).route
+
     def roll_back(self, collection: str, generation: int) -> collection_pb2.Route:
-        """Switch back to the index that served before."""
+        """Switch back to the index and the reranker that served before."""
         with _translated("search"):
             request = collection_pb2.RollbackRouteRequest(collection=collection, expected_generation=generation)
             return self._collections.RollbackRoute(request, **_options(_SECONDS)).route

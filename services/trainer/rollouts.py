@@ -1,4 +1,7 @@
-"""Driving one rollout: load, reindex, switch, watch. What fails before the switch changes nothing (I6)."""
+"""Driving one rollout: load, reindex, switch, watch. What fails before the switch changes nothing (I6).
+
+A reranker has no index: its rollout goes without the reindex.
+"""
 
 import time
 
@@ -7,7 +10,7 @@ import structlog
 from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STATE_READY
 from diapason.search.v1 import collection_pb2
 from services.kit.errors import Conflict, DeadlineExceeded, NotFound, Overloaded, ServiceError, Unavailable
-from services.trainer.domain.model import PublishedVersion, RolloutState
+from services.trainer.domain.model import Kind, PublishedVersion, RolloutState
 from services.trainer.jobs import Jobs, LostJob, worn_out
 from services.trainer.pacing import Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Peers
@@ -24,9 +27,14 @@ class RolloutFailed(Exception):
     """It can't go on; the message is for people."""
 
 
-def roll_back(peers: Peers, row: RolloutRow) -> None:
-    """Switch back to what served before a rollout; if that serves already, there is nothing to do."""
-    if peers.collection(row.collection).route.encoder.digest != row.from_digest:
+def serving(route: collection_pb2.Route, kind: Kind) -> str:
+    """The digest of a route's version of a kind; empty where there is none."""
+    return route.encoder.digest if kind is Kind.ENCODER else route.reranker.digest
+
+
+def roll_back(peers: Peers, row: RolloutRow, kind: Kind) -> None:
+    """Switch back to what served before a rollout of a kind; if that serves already, there is nothing to do."""
+    if serving(peers.collection(row.collection).route, kind) != row.from_digest:
         peers.roll_back(row.collection, row.generation)
 
 
@@ -81,14 +89,15 @@ class Roller:
         state = RolloutState(row.state)
         if state is RolloutState.LOADING:
             self._load(row, version)
-            row = self._enter(row, RolloutState.REINDEXING)
+            reindexed = version.kind is Kind.ENCODER
+            row = self._enter(row, RolloutState.REINDEXING if reindexed else RolloutState.SWITCHING)
         if row.state == RolloutState.REINDEXING.value:
             row = self._reindex(row, version)
             row = self._enter(row, RolloutState.SWITCHING)
         if row.state == RolloutState.SWITCHING.value:
-            row = self._switch(row)
+            row = self._switch(row, version)
             row = self._enter(row, RolloutState.WATCHING)
-        if row.state == RolloutState.WATCHING.value and self._watch(row):
+        if row.state == RolloutState.WATCHING.value and self._watch(row, version.kind):
             row = self._enter(row, RolloutState.RETIRING)
             self._jobs.update(row, progress=1.0, message="the new version serves; the old one is kept for rollback")
 
@@ -133,30 +142,35 @@ class Roller:
             raise RolloutFailed("the reindex was cancelled")
         return row
 
-    def _switch(self, row: RolloutRow) -> RolloutRow:
+    def _switch(self, row: RolloutRow, version: PublishedVersion) -> RolloutRow:
         """Switch the route, if the version that we replace still serves."""
         while True:
             try:
                 route = self._peers.collection(row.collection).route
-                if route.encoder.digest == row.from_digest:
-                    route = self._peers.switch(row.collection, row.index_id, route.generation)
+                if serving(route, version.kind) == row.from_digest:
+                    route = self._switched(row, version, route.generation)
             except _PASSING as error:
                 self._wait(row, 0.0, str(error))
                 continue
             except Conflict:
                 continue  # someone switched between our read and our write: look again
-            if route.encoder.digest != row.to_digest:
+            if serving(route, version.kind) != row.to_digest:
                 raise RolloutFailed("another version was taken into service meanwhile; start the rollout anew")
             return self._jobs.update(row, generation=route.generation)
 
-    def _watch(self, row: RolloutRow) -> bool:
+    def _switched(self, row: RolloutRow, version: PublishedVersion, generation: int) -> collection_pb2.Route:
+        if version.kind is Kind.RERANKER:
+            return self._peers.switch_reranker(row.collection, version, generation)
+        return self._peers.switch(row.collection, row.index_id, generation)
+
+    def _watch(self, row: RolloutRow, kind: Kind) -> bool:
         """Look at the new version for a while; False if it was rolled back."""
         end = time.monotonic() + self._watch_seconds
         while (left := end - time.monotonic()) > 0:
             states = [versions.get(row.to_digest, (0, ""))[0] for versions in self._registry.replicas().values()]
             if VERSION_STATE_FAILED in states:
                 try:
-                    roll_back(self._peers, row)
+                    roll_back(self._peers, row, kind)
                 except _PASSING as error:
                     end += _POLL_SECONDS  # not before it is done
                     row = self._wait(row, 0.0, f"rolling back: {error}", stoppable=False)

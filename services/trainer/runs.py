@@ -123,9 +123,8 @@ class Runner:
 
     def _tune(self, run: RunRow, folder: Path) -> str:
         config = TrainingConfig(**run.request["config"])
-        current = self._registry.version(run.current_digest)
         self._collect(run, folder, config)
-        self._prepare(run, folder, config, current)
+        self._prepare(run, folder, config)
         self._job(run, folder)
         self._note(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
         keeping.keep(self._objects, run.id, folder)
@@ -136,18 +135,23 @@ class Runner:
         guards = (_scores(guard["before"]), _scores(guard["after"])) if guard else None
         decision = gate.decide(before, after, policy, guards)
         stored = _stored(decision) | {"judged": result.get("judged@10", {})}
+        stored["metrics"] += result.get("comparisons", [])
         self._note(run, gate=stored, progress=1.0, message=decision.reason)
         log.info("gate", verdict=decision.verdict.value, reason=decision.reason)
         if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
             self._jobs.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
             return ""
-        lineage = Lineage(source=run.model, parent_digest=current.digest, run_id=run.id)
+        # Its parent is of the same model: what served, or else the base.
+        parent = self._registry.version(run.current_digest) if run.current_digest else None
+        if parent is None or parent.model != run.model:
+            parent = self._registry.version(model=run.model, number=1)
+        lineage = Lineage(source=run.model, parent_digest=parent.digest, run_id=run.id)
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
         # Before anything is done with it: whoever has a person erased must be told of it.
         if not Wanted.read(run.request).without_feedback:
             self._peers.record_training(run.id, version)
-        rollout = self._jobs.add_rollout(run.collection, current.digest, version.digest, run.id)
+        rollout = self._jobs.add_rollout(run.collection, run.current_digest, version.digest, run.id)
         self._jobs.end(
             run,
             RunState.SUCCEEDED,
@@ -192,16 +196,24 @@ class Runner:
         } | brought.summary(wanted, found.brought, found.added)
         self._note(run, data=summary, progress=1.0)
 
-    def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig, current: PublishedVersion) -> None:
+    def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """The spec, with the frozen base's weights: training begins there, on the whole log, every time."""
         base = self._registry.version(model=run.model, number=1)
-        weights = self._work_dir / "weights"
-        sizes = config.dimensions or tuple(size for size in current.dimensions if size != current.dimension)
+        # Of a reranker's run there may be none.
+        current = self._registry.version(run.current_digest) if run.current_digest else None
+        encoder = self._registry.version(run.request["encoder"]) if base.kind is Kind.RERANKER else None
+        sizes = current.dimensions if current else ()
+
+        def weights(version: PublishedVersion | None) -> str:
+            return str(artifacts.fetch_weights(self._objects, version, self._work_dir / "weights")) if version else ""
+
         Spec(
             kind="fine-tune",
-            base=str(artifacts.fetch_weights(self._objects, base, weights)),
-            current=str(artifacts.fetch_weights(self._objects, current, weights)),
-            dimensions=list(sizes),
+            model_kind=base.kind.value,
+            base=weights(base),
+            current=weights(current),
+            encoder=weights(encoder),
+            dimensions=list(config.dimensions or [size for size in sizes if size != base.dimension]),
             recipe=config.recipe,
             negatives=config.negatives,
             epochs=config.epochs,

@@ -5,17 +5,19 @@ Every API replica does both; doing them twice is harmless.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 import structlog
 
 from diapason.search.v1.collection_pb2 import Collection
 from services.kit.errors import ServiceError
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, Nudger
+from services.trainer.domain.model import Kind
 from services.trainer.jobs import Jobs
 from services.trainer.pacing import Every
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
-from services.trainer.tables import RolloutRow, RunRow
+from services.trainer.tables import RolloutRow, RunRow, now
 
 log = structlog.get_logger()
 
@@ -50,14 +52,31 @@ async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
     """
 
     async def once() -> None:
+        # Before search is asked, so that what ends meanwhile is seen to with the next pass.
+        ended, retiring = await asyncio.to_thread(jobs.kept_beyond_the_end), await asyncio.to_thread(jobs.retiring)
         collections = await asyncio.to_thread(peers.collections)
         await asyncio.to_thread(registry.sync_index_leases, leases(collections))
-        kept = {(c.name, index.encoder.digest) for c in collections for index in c.indexes}
-        for rollout in await asyncio.to_thread(jobs.retiring):
-            if (rollout.collection, rollout.from_digest) not in kept:
+        await asyncio.to_thread(jobs.release, ended)
+        for rollout in retiring:
+            version = await asyncio.to_thread(registry.version, rollout.to_digest)
+            if retired(rollout, version.kind, collections, now()):
                 await asyncio.to_thread(jobs.end_retired, rollout.id)
 
     await _for_ever("leases", once)
+
+
+def retired(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection], at: datetime) -> bool:
+    """Whether what a rollout has replaced can no longer be rolled back to.
+
+    An encoder can while its index is there. A reranker has none: it is kept as long as an index would be.
+    """
+    collection = next((each for each in collections if each.name == rollout.collection), None)
+    if collection is None:
+        return True
+    if kind is Kind.ENCODER:
+        return all(index.encoder.digest != rollout.from_digest for index in collection.indexes)
+    _, since = rollout.history[-1]
+    return at >= datetime.fromisoformat(since) + collection.settings.retention.ToTimedelta()
 
 
 def leases(collections: Sequence[Collection]) -> dict[str, str]:

@@ -51,6 +51,11 @@ def version(published: PublishedVersion, at: datetime, leases: list[str]) -> reg
     )
 
 
+def run_of(row: RunRow) -> Kind:
+    """The kind of a run's model. Rows of before there were rerankers do not say."""
+    return Kind(row.request.get("kind", Kind.ENCODER.value))
+
+
 def run(row: RunRow, registry: Registry) -> training.Run:
     """A run with everything known of it. Reads versions: call it from a thread."""
     message = training.Run(
@@ -63,6 +68,7 @@ def run(row: RunRow, registry: Registry) -> training.Run:
         message=row.message,
         collection=row.collection,
         model=row.model,
+        model_kind=kind(run_of(row)),
         rollout_id=row.rollout_id,
         created_time=moment(row.created_at),
         data=training.DataSummary(**row.data),
@@ -110,7 +116,8 @@ def rollout(row: RolloutRow, registry: Registry) -> rollouts.Rollout:
             for state, at in row.history
         ],
     )
-    getattr(message, "from").CopyFrom(ref(registry.version(row.from_digest)))
+    if row.from_digest:
+        getattr(message, "from").CopyFrom(ref(registry.version(row.from_digest)))
     return message
 
 

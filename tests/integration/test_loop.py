@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -21,11 +22,12 @@ from diapason.cli.demo.measuring import BackgroundSearcher, mismatched
 from diapason.cli.demo.samples import Query
 from diapason.cli.stack import Stack
 from diapason.client import Client
-from diapason.common.v1.version_pb2 import VersionRef
+from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER, VersionRef
 from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_FAILED, VERSION_STATE_READY
 from diapason.errors import FailedPrecondition, InvalidArgument, NotFound
 from diapason.feedback.v1.feedback_pb2 import SIGNAL_THUMBS_DOWN, SIGNAL_THUMBS_UP, Feedback, QuerySubject
 from diapason.search.v1.document_pb2 import Document
+from diapason.search.v1.search_pb2 import Rerank
 from diapason.trainer.v1 import registry_pb2, registry_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 from diapason.trainer.v1 import training_pb2 as training
 from diapason.trainer.v1.rollout_pb2 import (
@@ -35,6 +37,7 @@ from diapason.trainer.v1.rollout_pb2 import (
     ROLLOUT_STATE_ROLLED_BACK,
 )
 from tests.conftest import Tiny
+from tests.support import liking
 from tests.support.words import TOPICS, document, query
 
 pytestmark = pytest.mark.slow
@@ -165,6 +168,57 @@ def test_i9_a_candidate_that_is_no_better_is_not_promoted(client: Client) -> Non
     report = client.report(run.id)
     assert report.sentence.startswith(("Rejected (", "Inconclusive ("))
     assert b'id="gate"' in report.content
+
+
+def liked(client: Client) -> tuple[str, int]:
+    """Which version reranked ("none" if none did), and how many of the first five have what people like."""
+    answer = client.search("taste", liking.asked(1000), 5, rerank=Rerank(budget=Duration(seconds=20)))
+    by = answer.reranking
+    name = f"{by.version.model} {by.version.number}" if by.applied else "none"
+    return name, sum(int(result.id.removeprefix("t")) in liking.GOOD for result in answer.results)
+
+
+def test_a_reranker_is_tuned_swapped_in_without_a_reindex_and_rolled_back(client: Client, tiny_reranker: Tiny) -> None:
+    client.create_collection("taste", "tiny", [16], retention=600)
+    documents = [Document(id=f"t{i}", text=liking.document(i)) for i in range(TOPICS)]
+    assert all(receipt.indexed for receipt in client.upsert("taste", documents))
+    items = []
+    for judgment in liking.judgments(160):
+        thumb = SIGNAL_THUMBS_UP if judgment.target else SIGNAL_THUMBS_DOWN
+        item = Feedback(idempotency_key=uuid.uuid4().hex, document_id=judgment.document_id, signal=thumb)
+        item.query.CopyFrom(QuerySubject(collection="taste", text=judgment.query))
+        items.append(item)
+    client.submit(items[::2])
+    client.submit(items[1::2])
+    registered = list(client.watch_run(client.register_model("judge", str(tiny_reranker.model), reranker=True)))[-1]
+    assert registered.state == training.RUN_STATE_SUCCEEDED, registered.message
+    first = client.start_rollout("taste", client.versions("judge")[0].ref)
+    assert list(client.watch_rollout(first.id))[-1].state == ROLLOUT_STATE_RETIRING
+    before = client.collection("taste").route
+    assert liked(client)[0] == "judge 1"
+
+    config = training.TrainingConfig(epochs=2, learning_rate=2e-3)
+    run = list(client.watch_run(client.train("taste", config, GATE, reranker="judge").id))[-1]
+    assert run.state == training.RUN_STATE_SUCCEEDED, run.message
+    assert run.gate.verdict == training.VERDICT_PROMOTE, run.gate.reason
+    assert (run.model, run.model_kind, run.current) == ("judge", MODEL_KIND_RERANKER, before.reranker)
+    assert {(m.metric, m.dimensions) for m in run.gate.metrics} >= {("ndcg@10", 0), ("auc", 0), ("f1", 0)}
+    rollout = list(client.watch_rollout(run.rollout_id))[-1]
+    assert rollout.state == ROLLOUT_STATE_RETIRING, rollout.message
+    states = [event.state for event in rollout.history]
+    assert rollout_pb2.ROLLOUT_STATE_REINDEXING not in states
+    after = client.collection("taste").route
+    assert (after.index, after.encoder) == (before.index, before.encoder)
+    assert (after.generation, after.reranker) == (before.generation + 1, run.published)
+    assert liked(client) == ("judge 2", 5)
+    assert b'id="classification"' in client.report(run.id).content
+
+    assert client.roll_back(rollout.id).state == ROLLOUT_STATE_ROLLED_BACK
+    # I8: at once, and also once everything has been let go that nothing holds any longer.
+    assert liked(client)[0] == "judge 1"
+    until(lambda: "kept" not in {lease.split(":")[0] for lease in client.versions("judge")[0].leases})
+    assert liked(client)[0] == "judge 1"
+    assert client.collection("taste").route.reranker == before.reranker
 
 
 def test_too_few_judgments_say_how_many_there_are_and_are_needed(client: Client) -> None:

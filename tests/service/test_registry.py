@@ -47,7 +47,7 @@ async def test_a_model_of_no_kind_or_a_reranker_with_sizes_is_refused(store: Sto
     assert [violation.field for violation in refusal.value.violations] == [field]
 
 
-async def test_a_reranker_does_not_become_a_collections_encoder(store: Store) -> None:
+async def test_a_reranker_that_is_rolled_out_by_hand_replaces_no_encoder(store: Store) -> None:
     reranker = replace(NEW, digest="9" * 64, number=9, kind=Kind.RERANKER, dimension=0, dimensions=())
     store.registry.publish(reranker, "import")
     versions = await RegistryServicer(store.jobs, store.registry, Deaf()).ListVersions(  # type: ignore[arg-type]
@@ -55,11 +55,17 @@ async def test_a_reranker_does_not_become_a_collections_encoder(store: Store) ->
         None,  # type: ignore[arg-type]
     )
     assert versions.versions[0].kind == MODEL_KIND_RERANKER
-    servicer = RolloutServicer(store.jobs, store.registry, Deaf(), ScriptedSearch())  # type: ignore[arg-type]
+    peers = ScriptedSearch()
+    servicer = RolloutServicer(store.jobs, store.registry, Deaf(), peers)  # type: ignore[arg-type]
     asked = StartRolloutRequest(collection="films", version=VersionRef(digest=reranker.digest))
-    with pytest.raises(FailedPrecondition, match="is a reranker"):
+    rollout = (await servicer.StartRollout(asked, None)).rollout  # type: ignore[arg-type]
+    assert (rollout.HasField("from"), rollout.to.digest) == (False, reranker.digest)
+    assert leases(store) == {
+        (OLD.digest, "import"), (reranker.digest, "import"), (reranker.digest, "rollout"), (reranker.digest, "kept"),
+    }  # fmt: skip
+    peers.reranker = reranker.digest
+    with pytest.raises(FailedPrecondition, match="served by that version already"):
         await servicer.StartRollout(asked, None)  # type: ignore[arg-type]
-    assert leases(store) == {(OLD.digest, "import"), (reranker.digest, "import")}
 
 
 def test_i4_what_search_keeps_and_the_rerankers_of_routes_are_leased() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from diapason.common.v1.version_pb2 import VersionRef
+from diapason.embedder.v1.embedder_pb2 import VERSION_STATE_READY
 from diapason.search.v1 import collection_pb2 as search
 from services.kit.errors import Conflict, FailedPrecondition
 from services.kit.sql import Database
@@ -26,6 +27,14 @@ def version(number: int) -> PublishedVersion:
 
 
 OLD, NEW = version(1), version(2)
+
+
+def judge(number: int) -> PublishedVersion:
+    """A version of the reranker "judge"."""
+    return PublishedVersion("judge", number, f"{number:x}" * 32, Kind.RERANKER, f"models/judge/{number}", 0, (), "", "")
+
+
+OLD_JUDGE, NEW_JUDGE = judge(0xA1), judge(0xA2)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class ScriptedSearch:
 
     def __init__(self) -> None:
         self.digest, self.generation = OLD.digest, 1
+        self.reranker, self.reranker_before = "", ""
         self.fail_at = ""
         self.error: Exception = FailedPrecondition("RULE", "x", "it can't be done")
         self.cancelled: list[str] = []
@@ -71,6 +81,8 @@ class ScriptedSearch:
 
     def collection(self, name: str) -> search.Collection:
         route = search.Route(collection=name, generation=self.generation, encoder=VersionRef(digest=self.digest))
+        if self.reranker:
+            route.reranker.digest = self.reranker
         return search.Collection(name=name, route=route)
 
     def start_reindex(self, collection: str, version: PublishedVersion) -> search.Reindex:
@@ -92,8 +104,14 @@ class ScriptedSearch:
         self.digest, self.generation = NEW.digest, generation + 1
         return self.collection(collection).route
 
+    def switch_reranker(self, collection: str, version: PublishedVersion, generation: int) -> search.Route:
+        self._maybe_fail("switch")
+        self.reranker_before, self.reranker, self.generation = self.reranker, version.digest, generation + 1
+        return self.collection(collection).route
+
     def roll_back(self, collection: str, generation: int) -> search.Route:
         self.digest, self.generation = OLD.digest, generation + 1
+        self.reranker = self.reranker_before
         return self.collection(collection).route
 
     def _maybe_fail(self, step: str) -> None:
@@ -101,8 +119,22 @@ class ScriptedSearch:
             raise self.error
 
 
-def roll_out(store: Store, peers: ScriptedSearch, watch: float = 0.0, load_timeout: float = 5.0) -> RolloutRow:
-    row = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+def with_judges(store: Store) -> None:
+    """Two versions of a reranker besides; a replica has the newer one."""
+    store.jobs.register("judge", Kind.RERANKER, "somewhere", {"source": "somewhere", "kind": "reranker"})
+    store.registry.publish(OLD_JUDGE, "import")
+    store.registry.publish(NEW_JUDGE, "")
+    store.registry.report("replica", {NEW_JUDGE.digest: (VERSION_STATE_READY, "")})
+
+
+def roll_out(
+    store: Store,
+    peers: ScriptedSearch,
+    watch: float = 0.0,
+    load_timeout: float = 5.0,
+    of: tuple[str, str] = (OLD.digest, NEW.digest),
+) -> RolloutRow:
+    row = store.jobs.add_rollout("films", *of)
     roller = Roller(store.jobs, store.registry, peers, Shutdown(), watch, load_timeout)  # type: ignore[arg-type]
     roller.execute(row.id)
     return store.jobs.get(RolloutRow, row.id)

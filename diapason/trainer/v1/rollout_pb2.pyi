@@ -33,7 +33,9 @@ class _RolloutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutS
     ROLLOUT_STATE_SWITCHING: _RolloutState.ValueType  # 3
     ROLLOUT_STATE_WATCHING: _RolloutState.ValueType  # 4
     ROLLOUT_STATE_RETIRING: _RolloutState.ValueType  # 5
-    """The new version serves; the old is kept for rollback until the retention window ends."""
+    """The new version serves; the old is kept for rollback until the retention window ends. A reranker rollout goes
+    from LOADING straight to SWITCHING.
+    """
     ROLLOUT_STATE_DONE: _RolloutState.ValueType  # 6
     ROLLOUT_STATE_FAILED: _RolloutState.ValueType  # 7
     """Failed before the switch; what served before still serves."""
@@ -48,7 +50,9 @@ ROLLOUT_STATE_REINDEXING: RolloutState.ValueType  # 2
 ROLLOUT_STATE_SWITCHING: RolloutState.ValueType  # 3
 ROLLOUT_STATE_WATCHING: RolloutState.ValueType  # 4
 ROLLOUT_STATE_RETIRING: RolloutState.ValueType  # 5
-"""The new version serves; the old is kept for rollback until the retention window ends."""
+"""The new version serves; the old is kept for rollback until the retention window ends. A reranker rollout goes
+from LOADING straight to SWITCHING.
+"""
 ROLLOUT_STATE_DONE: RolloutState.ValueType  # 6
 ROLLOUT_STATE_FAILED: RolloutState.ValueType  # 7
 """Failed before the switch; what served before still serves."""

@@ -65,7 +65,7 @@ class RolloutServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def StartRollout(self, request, context):
-        """Rolls a published version out to a collection. Runs that pass the gate start one by themselves.
+        """Rolls a published version out to a collection: an encoder's with a reindex, a reranker's without. Runs that pass the gate start one by themselves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,7 +92,7 @@ class RolloutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRollout(self, request, context):
-        """After the switch, while the old index is retained: switches back.
+        """After the switch, while what served before is retained: switches back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

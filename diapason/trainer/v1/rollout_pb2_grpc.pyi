@@ -32,27 +32,27 @@ class RolloutServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
     StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]
-    """Rolls a published version out to a collection. Runs that pass the gate start one by themselves."""
+    """Rolls a published version out to a collection: an encoder's with a reindex, a reranker's without. Runs that pass the gate start one by themselves."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]
     """The rollout now and after each change, until the new version serves or it ended without."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.AbortRolloutRequest, _rollout_pb2.AbortRolloutResponse]
     """Stops before the switch: drops the new index, ends the lease."""
     RollbackRollout: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.RollbackRolloutRequest, _rollout_pb2.RollbackRolloutResponse]
-    """After the switch, while the old index is retained: switches back."""
+    """After the switch, while what served before is retained: switches back."""
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StartRolloutRequest, _rollout_pb2.StartRolloutResponse]  # type: ignore[assignment]
-    """Rolls a published version out to a collection. Runs that pass the gate start one by themselves."""
+    """Rolls a published version out to a collection: an encoder's with a reindex, a reranker's without. Runs that pass the gate start one by themselves."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutRequest, _rollout_pb2.GetRolloutResponse]  # type: ignore[assignment]
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollout_pb2.WatchRolloutRequest, _rollout_pb2.WatchRolloutResponse]  # type: ignore[assignment]
     """The rollout now and after each change, until the new version serves or it ended without."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.AbortRolloutRequest, _rollout_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """Stops before the switch: drops the new index, ends the lease."""
     RollbackRollout: _aio.UnaryUnaryMultiCallable[_rollout_pb2.RollbackRolloutRequest, _rollout_pb2.RollbackRolloutResponse]  # type: ignore[assignment]
-    """After the switch, while the old index is retained: switches back."""
+    """After the switch, while what served before is retained: switches back."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -61,7 +61,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.StartRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.StartRolloutResponse, _abc.Awaitable[_rollout_pb2.StartRolloutResponse]]:
-        """Rolls a published version out to a collection. Runs that pass the gate start one by themselves."""
+        """Rolls a published version out to a collection: an encoder's with a reindex, a reranker's without. Runs that pass the gate start one by themselves."""
 
     @_abc_1.abstractmethod
     def GetRollout(
@@ -92,6 +92,6 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.RollbackRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.RollbackRolloutResponse, _abc.Awaitable[_rollout_pb2.RollbackRolloutResponse]]:
-        """After the switch, while the old index is retained: switches back."""
+        """After the switch, while what served before is retained: switches back."""
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -148,7 +148,7 @@ class TrainingConfig(_message.Message):
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float
-    """5e-5."""
+    """5e-5; for a reranker 2e-5 from 500 examples on."""
     held_out: _builtins.float
     """Share of the judged queries held out for the gate. 0.25."""
     seed: _builtins.int
@@ -228,11 +228,16 @@ class StartRunRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
     WITHOUT_FEEDBACK_FIELD_NUMBER: _builtins.int
+    RERANKER_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     dry_run: _builtins.bool
     """Stop after the gate: publish nothing, roll out nothing."""
     without_feedback: _builtins.bool
     """Train on the datasets alone."""
+    reranker: _builtins.str
+    """Tune this reranker for the collection instead of its encoder, by its model's name. Its recipes are "bce", "ranknet",
+    "lambda" and "auto". NOT_FOUND: there is none of that name. INVALID_ARGUMENT: it is an encoder.
+    """
     @_builtins.property
     def config(self) -> Global___TrainingConfig: ...
     @_builtins.property
@@ -252,10 +257,11 @@ class StartRunRequest(_message.Message):
         dry_run: _builtins.bool = ...,
         datasets: _abc.Iterable[_builtins.str] | None = ...,
         without_feedback: _builtins.bool = ...,
+        reranker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "gate", b"gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "config", b"config", "datasets", b"datasets", "dry_run", b"dry_run", "gate", b"gate", "without_feedback", b"without_feedback"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "config", b"config", "datasets", b"datasets", "dry_run", b"dry_run", "gate", b"gate", "reranker", b"reranker", "without_feedback", b"without_feedback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,6 +309,7 @@ class Run(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    MODEL_KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: Global___RunKind.ValueType
     state: Global___RunState.ValueType
@@ -317,9 +324,11 @@ class Run(_message.Message):
     """The rollout that took it into service; empty when none was started."""
     seconds_left: _builtins.float
     """Of the stage, at its pace so far; zero where nothing is known."""
+    model_kind: _version_pb2.ModelKind.ValueType
+    """What the model does."""
     @_builtins.property
     def current(self) -> _version_pb2.VersionRef:
-        """What served when the run began."""
+        """What served when the run began. Unset for a reranker's run where no reranker served."""
 
     @_builtins.property
     def published(self) -> _version_pb2.VersionRef:
@@ -358,10 +367,11 @@ class Run(_message.Message):
         data: Global___DataSummary | None = ...,
         losses: _abc.Iterable[Global___LossPoint] | None = ...,
         seconds_left: _builtins.float = ...,
+        model_kind: _version_pb2.ModelKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "id", b"id", "kind", b"kind", "losses", b"losses", "message", b"message", "model", b"model", "progress", b"progress", "published", b"published", "rollout_id", b"rollout_id", "seconds_left", b"seconds_left", "stage", b"stage", "started_time", b"started_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "created_time", b"created_time", "current", b"current", "data", b"data", "ended_time", b"ended_time", "gate", b"gate", "id", b"id", "kind", b"kind", "losses", b"losses", "message", b"message", "model", b"model", "model_kind", b"model_kind", "progress", b"progress", "published", b"published", "rollout_id", b"rollout_id", "seconds_left", b"seconds_left", "stage", b"stage", "started_time", b"started_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import cycle, islice
+from typing import Protocol, TypeVar
 
 from services.trainer.domain.data import RELEVANT, Judged
 
@@ -35,6 +36,17 @@ class Row:
     documents: tuple[str, ...]
     weight: float
     label: float | None = None
+
+
+class Weighted(Protocol):
+    """Any row that counts more or less than others."""
+
+    @property
+    def weight(self) -> float:
+        """How much it counts."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Weighted)
 
 
 def rows(form: Form, judged: Sequence[Judged], mined: Mined, negatives: int) -> list[Row]:
@@ -72,7 +84,7 @@ def _ranked(judged: Sequence[Judged], mined: Mined, negatives: int) -> list[Row]
     return found
 
 
-def resampled(given: Sequence[Row], seed: int) -> list[Row]:
+def resampled(given: Sequence[AnyRow], seed: int) -> list[AnyRow]:
     """Rows as often as they count: of twice the mean weight twice, of a tenth of it one time in ten.
 
     The losses know no weights; the expected gradient is the same.
@@ -82,7 +94,7 @@ def resampled(given: Sequence[Row], seed: int) -> list[Row]:
         return []
     mean = sum(row.weight for row in counted) / len(counted)
     chance = random.Random(seed)  # noqa: S311
-    found: list[Row] = []
+    found: list[AnyRow] = []
     for row in counted:
         copies = min(_MOST_COPIES, row.weight / mean)
         whole = int(copies)

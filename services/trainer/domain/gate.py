@@ -113,7 +113,8 @@ def decide(before: Scores, after: Scores, policy: GatePolicy, guard: tuple[Score
 
     worse = [c for c in deciding if c.high < 0]
     if worse:
-        return result(Verdict.REJECT, f"worse at {worse[0].dimensions} dimensions; {numbers}")
+        where = f" at {worse[0].dimensions} dimensions" if worse[0].dimensions else ""
+        return result(Verdict.REJECT, f"worse{where}; {numbers}")
     # The mean itself, not the end of its interval: with few queries that would forgive everything, or nothing.
     if forgotten := [c for c in guarded if c.metric == DECIDING_METRIC and c.difference < -policy.guard_margin]:
         lost = min(forgotten, key=lambda c: c.difference)

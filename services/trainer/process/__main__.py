@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.5
 def main(folder: Path) -> None:
     """Do what the folder's spec says."""
     from services.trainer.domain.model import Kind
-    from services.trainer.process import exporting, loading, tuning
+    from services.trainer.process import exporting, loading, reranking, tuning
     from services.trainer.process.spec import CANDIDATE, RESULT, Spec, say, write_json
 
     spec = Spec.read(folder)
@@ -28,7 +28,10 @@ def main(folder: Path) -> None:
         exporting.export(imported, spec.dimensions, folder / CANDIDATE)
         write_json(folder / RESULT, {})
         return
-    tuning.tune(spec, folder)
+    if spec.model_kind == Kind.RERANKER.value:
+        reranking.tune(spec, folder)
+    else:
+        tuning.tune(spec, folder)
 
 
 def _end_with(parent: int, worker: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from diapason.evaluation.metrics import ndcg
 from services.trainer.domain.data import Judged
@@ -18,7 +18,7 @@ _PERCENTILES = (5, 25, 50, 75, 95)
 _LENGTHS = 2_000
 
 
-def lengths(model: SentenceTransformer, texts: Sequence[str]) -> list[float] | None:
+def lengths(model: SentenceTransformer | CrossEncoder, texts: Sequence[str]) -> list[float] | None:
     """Percentiles of the number of tokens: the 5th, 25th, 50th, 75th and 95th. None without texts."""
     if not texts:
         return None
@@ -30,7 +30,13 @@ def lengths(model: SentenceTransformer, texts: Sequence[str]) -> list[float] | N
 def shown(judged: Sequence[Judged], before: Space, after: Space, texts: Mapping[str, str]) -> dict[str, Any]:
     """What the queries found that gained and lost most, and the share of the first ten that anybody had judged."""
     full = before.documents.shape[1]
-    old, new = before.ranked(full), after.ranked(full)
+    return told(judged, before.ranked(full), after.ranked(full), texts)
+
+
+def told(
+    judged: Sequence[Judged], old: Sequence[Sequence[str]], new: Sequence[Sequence[str]], texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same of what was found, best first, before and after."""
     gains = [
         ndcg(there, one.relevant, DEPTH) - ndcg(here, one.relevant, DEPTH)
         for one, here, there in zip(judged, old, new, strict=True)

@@ -7,7 +7,6 @@ Robust fine-tuning of zero-shot models, 2022, arXiv:2109.01903). Validation quer
 from collections.abc import Callable, Mapping
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 # Shares of the new weights that are tried besides all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -15,14 +14,12 @@ SHARES = (0.25, 0.5, 0.75)
 Weights = Mapping[str, torch.Tensor]
 
 
-def weights_of(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a model's weights."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def mix(
-    model: SentenceTransformer, before: Weights, validate: Callable[[], float]
-) -> tuple[float, list[dict[str, float]]]:
+def mix(model: torch.nn.Module, before: Weights, validate: Callable[[], float]) -> tuple[float, list[dict[str, float]]]:
     """Give the model the best mix of its weights and those ``before``; returns the share of its own, and all tried."""
     after = weights_of(model)
     tried = [{"weight": 1.0, "ndcg@10": validate()}]

@@ -21,7 +21,8 @@ class Spec:
     """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
     ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value; ``guard`` is the guard
-    set's name.
+    set's name. A reranker's run has the folder of the ``encoder`` that serves, and an empty ``current`` where no
+    reranker does.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Spec:
     model_kind: str = "encoder"
     base: str = ""
     current: str = ""
+    encoder: str = ""
     dimensions: list[int] = field(default_factory=list)
     recipe: str = ""
     negatives: int = 0

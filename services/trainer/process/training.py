@@ -1,10 +1,11 @@
-"""Fine-tuning an encoder on what people said, steered by queries that it does not train on."""
+"""Fine-tuning a model on what people said, steered by queries that it does not train on."""
 
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
+    CrossEncoder,
+    CrossEncoderTrainer,
+    CrossEncoderTrainingArguments,
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
@@ -40,71 +44,104 @@ _SAMPLERS = {
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
 
+Model = SentenceTransformer | CrossEncoder
 # The score of the model as it is on the queries that steer.
 Validate = Callable[[], float]
 
 
 class Training:
-    """One training of ``model``, in place. Its curves are kept beside its checkpoints."""
+    """One training of an encoder, in place. Its curves are kept beside its checkpoints."""
 
     def __init__(self, model: SentenceTransformer, recipe: Recipe, spec: Spec, folder: Path) -> None:
         self._model, self._recipe, self._spec, self._folder = model, recipe, spec, folder
 
     def run(self, rows: Sequence[Row], texts: dict[str, str], validate: Validate | None) -> "Curves":
-        """Train; what the model is afterwards are the weights of the epoch that was best on validation queries.
-
-        Taken up again it goes on from the last checkpoint. Raises ``JobError`` if the loss stops being a number.
-        """
-        spec = self._spec
-        without_dropout(self._model)
-        self._check_room(rows, len(texts))
-        steps = math.ceil(len(rows) / spec.batch_size) * spec.epochs
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=str(self._folder / _CHECKPOINTS),
-            num_train_epochs=spec.epochs,
-            per_device_train_batch_size=batch_size(self._recipe.form, spec.batch_size),
-            learning_rate=spec.learning_rate,
-            warmup_steps=0.1,
-            batch_sampler=_SAMPLERS.get(self._recipe.form, BatchSamplers.BATCH_SAMPLER),
-            bf16=bf16_pays(),
-            use_cpu=not torch.cuda.is_available(),
-            seed=spec.seed,
-            full_determinism=False,
-            save_strategy="steps",
-            save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
-            save_total_limit=2,
-            logging_steps=_LOG_STEPS,
-            # Else a loss that is no number would be told as the mean of those before it.
-            logging_nan_inf_filter=False,
-            report_to=spec.trackers,
-            run_name=self._folder.name,
-            disable_tqdm=True,
+        """As `train` does, with the recipe's loss over rows of texts."""
+        form = self._recipe.form
+        spec = replace(self._spec, batch_size=batch_size(form, self._spec.batch_size))
+        widest = 1 + max((len(row.documents) for row in rows), default=0)
+        return train(
+            self._model,
+            spec,
+            self._folder,
+            dataset(rows, texts),
+            build(self._recipe, self._model, spec.dimensions),
+            validate,
+            inputs=spec.batch_size * widest,
+            documents=len(texts),
+            sampler=_SAMPLERS.get(form, BatchSamplers.BATCH_SAMPLER),
         )
-        curves = Curves(self._folder / _CHECKPOINTS, self._model, validate)
-        together = int(os.environ.get("WORLD_SIZE", "1"))
-        if together > 1 and len(rows) < spec.batch_size * together:  # they leave out what fills no batch of each
-            raise _too_few(rows, spec.batch_size * together)
-        trainer = SentenceTransformerTrainer(
-            model=self._model,
-            args=arguments,
-            train_dataset=dataset(rows, texts),
-            loss=build(self._recipe, self._model, spec.dimensions),
-            callbacks=[curves],
-        )
-        trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
-        if not trainer.state.global_step:  # too few of them differ
-            raise _too_few(rows, spec.batch_size)
-        self._model.to("cpu")
-        check_weights(self._model)
-        if is_first():
-            curves.restore_best()
-        return curves
 
-    def _check_room(self, rows: Sequence[Row], documents: int) -> None:
-        texts = self._spec.batch_size * (1 + max((len(row.documents) for row in rows), default=0))
-        needed = estimating.need(self._model, texts, max_tokens(self._model), documents, half=bf16_pays())
-        say(stage="train", message=f"training takes {estimating.said(needed)}")
-        estimating.check(needed, estimating.room(self._folder))
+
+def train(
+    model: Model,
+    spec: Spec,
+    folder: Path,
+    rows: Dataset,
+    loss: torch.nn.Module,
+    validate: Validate | None,
+    *,
+    inputs: int,
+    documents: int,
+    sampler: BatchSamplers = BatchSamplers.BATCH_SAMPLER,
+) -> "Curves":
+    """Train; what the model is afterwards are the weights of the epoch that was best on validation queries.
+
+    Taken up again it goes on from the last checkpoint. ``inputs`` are the texts, or pairs, of one step; ``documents``
+    those of the collection. Raises ``JobError`` if there is too little room or too few rows, or if the loss or a weight
+    stops being a number.
+    """
+    without_dropout(model)
+    _check_room(model, folder, inputs, documents)
+    together = int(os.environ.get("WORLD_SIZE", "1"))
+    if together > 1 and len(rows) < spec.batch_size * together:  # they leave out what fills no batch of each
+        raise _too_few(len(rows), spec.batch_size * together)
+    steps = math.ceil(len(rows) / spec.batch_size) * spec.epochs
+    arguments_of, trainer_of = _kinds(model)
+    arguments = arguments_of(
+        output_dir=str(folder / _CHECKPOINTS),
+        num_train_epochs=spec.epochs,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_steps=0.1,
+        batch_sampler=sampler,
+        bf16=bf16_pays(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=spec.seed,
+        full_determinism=False,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps * _KEPT_EVERY)),
+        save_total_limit=2,
+        logging_steps=_LOG_STEPS,
+        # Else a loss that is no number would be told as the mean of those before it.
+        logging_nan_inf_filter=False,
+        report_to=spec.trackers,
+        run_name=folder.name,
+        disable_tqdm=True,
+    )
+    curves = Curves(folder / _CHECKPOINTS, model, validate)
+    trainer = trainer_of(model=model, args=arguments, train_dataset=rows, loss=loss, callbacks=[curves])
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if not trainer.state.global_step:  # too few of them differ
+        raise _too_few(len(rows), spec.batch_size)
+    model.to("cpu")
+    check_weights(model)
+    if is_first():
+        curves.restore_best()
+    return curves
+
+
+def _kinds(model: Model) -> tuple[type[Any], type[Any]]:
+    """The classes of its arguments and of its trainer, which take the same."""
+    if isinstance(model, SentenceTransformer):
+        return SentenceTransformerTrainingArguments, SentenceTransformerTrainer
+    return CrossEncoderTrainingArguments, CrossEncoderTrainer
+
+
+def _check_room(model: Model, folder: Path, inputs: int, documents: int) -> None:
+    needed = estimating.need(model, inputs, max_tokens(model), documents, half=bf16_pays())
+    say(stage="train", message=f"training takes {estimating.said(needed)}")
+    estimating.check(needed, estimating.room(folder))
 
 
 def batch_size(form: Form, asked: int) -> int:
@@ -130,8 +167,8 @@ def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def _too_few(rows: Sequence[Row], batch: int) -> JobError:
-    return JobError(f"{len(rows)} rows fill no batch of {batch}; lower the batch size")
+def _too_few(rows: int, batch: int) -> JobError:
+    return JobError(f"{rows} rows fill no batch of {batch}; lower the batch size")
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -164,7 +201,7 @@ def bf16_pays() -> bool:
 class Curves(TrainerCallback):
     """Tells the worker how far it is, keeps the best epoch, and stops a training that has gone astray."""
 
-    def __init__(self, folder: Path, model: SentenceTransformer, validate: Validate | None) -> None:
+    def __init__(self, folder: Path, model: torch.nn.Module, validate: Validate | None) -> None:
         self._file, self._best_file = folder / "curves.json", folder / "best.safetensors"
         self._model, self._validate = model, validate
         self._started: tuple[float, int] | None = None

@@ -1,38 +1,32 @@
 """A fine-tuning from its files to a candidate with its scores."""
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sentence_transformers import SentenceTransformer
 
 from diapason.vectors import Matrix
 from services.trainer.domain import examples
 from services.trainer.domain import recipes as choices
-from services.trainer.domain.data import Judged
 from services.trainer.process import detailing, evaluating, exporting, guarding, loading, mixing, recipes
 from services.trainer.process.encoding import Encoder, encoder
 from services.trainer.process.guarding import Guard
+from services.trainer.process.material import Material as _Material
+from services.trainer.process.material import fix_chance
+from services.trainer.process.material import telling as _telling
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
 from services.trainer.process.spec import (
     CANDIDATE,
-    CORPUS,
     DETAILS,
-    HELD_OUT,
-    POLICY,
     RESULT,
-    TRAIN,
-    VALIDATION,
     Spec,
     is_first,
-    read_lines,
     say,
     write_json,
 )
@@ -43,32 +37,9 @@ _POOL_HARD, _POOL_RANDOM = 10, 1_000
 _DECIDING = "ndcg@10"
 
 
-@dataclass
-class _Material:
-    """What the run's folder holds."""
-
-    ids: list[str]
-    texts: dict[str, str]
-    train: list[Judged]
-    validation: list[Judged]
-    held_out: list[Judged]
-    policy: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Material":
-        """Take it up."""
-        texts = {document["id"]: document["text"] for document in read_lines(folder / CORPUS)}
-        train, validation, held_out = (
-            [Judged(**one) for one in read_lines(folder / name)] for name in (TRAIN, VALIDATION, HELD_OUT)
-        )
-        policy = json.loads((folder / POLICY).read_text()) if (folder / POLICY).exists() else {}
-        return cls(list(texts), texts, train, validation, held_out, policy)
-
-
 def tune(spec: Spec, folder: Path) -> None:
     """Leave the candidate, its scores beside the current version's, and the details of how it came about."""
-    _seed(spec.seed)
+    fix_chance(spec.seed)
     material = _Material.read(folder)
     started = time.monotonic()
     say(stage="train", progress=0.0, message="reading the collection with the base")
@@ -128,12 +99,6 @@ def tune(spec: Spec, folder: Path) -> None:
     write_json(folder / RESULT, measured)
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # what the libraries draw from
-    torch.manual_seed(seed)
-
-
 def _mined(model: SentenceTransformer, material: _Material, corpus: Matrix) -> Mapping[str, list[str]]:
     judged = [*material.train, *material.validation]
     queries = encoder(model, len(judged))([one.query for one in judged], "query")
@@ -186,18 +151,3 @@ def _spaces(
             guarded.append(guard.seen_by(encode))
     material.seconds["evaluate"] = time.monotonic() - started
     return spaces, guarded
-
-
-def _telling(stage: str, begins: float, ends: float) -> Callable[[float], None]:
-    """Says how far a stage is, a hundred times at most."""
-    told, started = -1, time.monotonic()
-
-    def tell(done: float) -> None:
-        nonlocal told
-        if int(100 * done) > told:
-            told = int(100 * done)
-            # What follows in the stage takes about as long as what this is of it.
-            left = (time.monotonic() - started) * ((1.0 - begins) / (ends - begins) / done - 1) if done * ends else 0.0
-            say(stage=stage, progress=begins + (ends - begins) * done, seconds_left=left)
-
-    return tell

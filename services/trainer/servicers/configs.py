@@ -4,23 +4,22 @@ from diapason.trainer.v1 import (
     training_pb2,
 )
 from services.kit.errors import InvalidArgument, Violation
-from services.trainer.domain import recipes
+from services.trainer.domain import recipes, reranking
 from services.trainer.domain.gate import FEWEST_QUERIES, GatePolicy
-from services.trainer.domain.model import (
-    TrainingConfig,
-)
+from services.trainer.domain.model import Kind, TrainingConfig
 
 # More rows for each query than this cost time and teach little.
 _MOST_NEGATIVES = 16
 
 
-def config(given: training_pb2.TrainingConfig) -> TrainingConfig:
+def config(given: training_pb2.TrainingConfig, kind: Kind = Kind.ENCODER) -> TrainingConfig:
     """With defaults for what is not said. Raises ``InvalidArgument``."""
     default = TrainingConfig()
     made = TrainingConfig(
         epochs=given.epochs or default.epochs,
         batch_size=given.batch_size or default.batch_size,
-        learning_rate=given.learning_rate or default.learning_rate,
+        # A reranker's follows the number of examples, which is not known yet.
+        learning_rate=given.learning_rate or (default.learning_rate if kind is Kind.ENCODER else 0.0),
         dimensions=tuple(sorted(given.dimensions, reverse=True)),
         held_out=given.held_out or default.held_out,
         seed=given.seed or default.seed,
@@ -29,15 +28,20 @@ def config(given: training_pb2.TrainingConfig) -> TrainingConfig:
         negatives=given.negatives or default.negatives,
     )
     wrong = []
-    if made.recipe not in recipes.NAMES:
-        wrong.append(Violation("config.recipe", f"is {made.recipe!r}; give one of {', '.join(recipes.NAMES)}"))
+    names = recipes.NAMES if kind is Kind.ENCODER else reranking.NAMES
+    if made.recipe not in names:
+        fit = f"for {'an encoder' if kind is Kind.ENCODER else 'a reranker'} give one of {', '.join(names)}"
+        wrong.append(Violation("config.recipe", f"is {made.recipe!r}; {fit}"))
+    if kind is Kind.RERANKER and made.dimensions:
+        given_sizes = f"has {list(made.dimensions)}; a reranker gives scores, not vectors: leave it empty"
+        wrong.append(Violation("config.dimensions", given_sizes))
     if made.negatives > _MOST_NEGATIVES:
         wrong.append(Violation("config.negatives", f"is {made.negatives}; the most is {_MOST_NEGATIVES}"))
     if made.epochs > 100:
         wrong.append(Violation("config.epochs", f"is {made.epochs}; the most is 100"))
     if not 2 <= made.batch_size <= 1024:
         wrong.append(Violation("config.batch_size", f"is {made.batch_size}; give 2 to 1024"))
-    if not 0 < made.learning_rate <= 0.1:
+    if given.learning_rate and not 0 < made.learning_rate <= 0.1:
         wrong.append(Violation("config.learning_rate", f"is {made.learning_rate}; give more than 0, at most 0.1"))
     if not 0 < made.held_out < 1:
         wrong.append(Violation("config.held_out", f"is {made.held_out}; give a share between 0 and 1"))

@@ -13,13 +13,12 @@ from services.trainer.broker import ROLLOUT_TASK, Nudger
 from services.trainer.domain.model import (
     ROLLOUT_BEFORE_SWITCH,
     ROLLOUT_ENDED,
-    Kind,
     RolloutState,
 )
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
-from services.trainer.rollouts import roll_back
+from services.trainer.rollouts import roll_back, serving
 from services.trainer.servicers.common import Context, changes, find_version
 from services.trainer.tables import RolloutRow
 
@@ -38,22 +37,15 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> rollout_pb2.StartRolloutResponse:
         """Begin to roll a published version out."""
         version = await asyncio.to_thread(find_version, self._registry, request.version)
-        if version.kind is not Kind.ENCODER:
-            raise FailedPrecondition(
-                "NOT_AN_ENCODER",
-                request.collection,
-                f"version {version.number} of {version.model!r} is a {version.kind.value}; "
-                "a collection is served by an encoder, roll one out",
-            )
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
-        serving = collection.route.encoder
-        if serving.digest == version.digest:
+        current = serving(collection.route, version.kind)
+        if current == version.digest:
             raise FailedPrecondition(
                 "ALREADY_SERVING",
                 request.collection,
                 f"{request.collection!r} is served by that version already",
             )
-        row = await asyncio.to_thread(self._jobs.add_rollout, request.collection, serving.digest, version.digest)
+        row = await asyncio.to_thread(self._jobs.add_rollout, request.collection, current, version.digest)
         await asyncio.to_thread(self._nudger.nudge, ROLLOUT_TASK, row.id)
         return rollout_pb2.StartRolloutResponse(rollout=await self._rollout(row.id))
 
@@ -94,7 +86,8 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             raise FailedPrecondition(
                 "NOT_SWITCHED", row.id, f"rollout {row.id} is {row.state}; there is nothing to roll back"
             )
-        await asyncio.to_thread(roll_back, self._peers, row)
+        version = await asyncio.to_thread(self._registry.version, row.to_digest)
+        await asyncio.to_thread(roll_back, self._peers, row, version.kind)
         await asyncio.to_thread(self._jobs.roll_back, row.id, "rolled back by request")
         return rollout_pb2.RollbackRolloutResponse(rollout=await self._rollout(request.id))
 

@@ -14,14 +14,12 @@ from services.trainer.broker import RUN_TASK, Nudger
 from services.trainer.brought import want
 from services.trainer.datasets import Datasets
 from services.trainer.domain.data import MIN_QUERIES, Judgment, trainable_queries
-from services.trainer.domain.model import (
-    RUN_ENDED,
-)
+from services.trainer.domain.model import RUN_ENDED, Kind
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
 from services.trainer.reporting.reports import Reports
-from services.trainer.servicers.common import Context, changes
+from services.trainer.servicers.common import Context, changes, find_reranker
 from services.trainer.servicers.configs import config, gate_policy
 from services.trainer.tables import RunRow
 
@@ -41,9 +39,14 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
     async def StartRun(self, request: training_pb2.StartRunRequest, context: Context) -> training_pb2.StartRunResponse:
         """Check that there is something to learn from, and queue."""
-        chosen, policy = config(request.config), gate_policy(request.gate)
+        kind = Kind.RERANKER if request.reranker else Kind.ENCODER
+        chosen, policy = config(request.config, kind), gate_policy(request.gate)
         collection = await asyncio.to_thread(self._peers.collection, request.collection)
         current = await asyncio.to_thread(self._registry.version, collection.route.encoder.digest)
+        if request.reranker:
+            await asyncio.to_thread(find_reranker, self._registry, request.reranker)
+            if policy.guard:
+                raise InvalidArgument(Violation("gate.guard", "is for encoders; leave it empty with a reranker"))
         wrong = [size for size in chosen.dimensions if not 0 < size < current.dimension]
         if wrong:
             raise InvalidArgument(
@@ -64,8 +67,15 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
                 f"there are {queries} queries with a liked document (of {len(judgments)} judgments); "
                 f"{MIN_QUERIES} are needed: collect more feedback, or bring a dataset",
             )
-        job = {"config": asdict(chosen), "gate": asdict(policy), "dry_run": request.dry_run, **wanted.stored()}
-        run = await asyncio.to_thread(self._jobs.add_run, request.collection, current.model, current.digest, job)
+        job = {"config": asdict(chosen), "gate": asdict(policy), "dry_run": request.dry_run, "kind": kind.value}
+        job |= wanted.stored()
+        model, digest = current.model, current.digest
+        if request.reranker:
+            # Beside what reranks now, which may be nothing, the run needs what brings the documents.
+            model, digest, job["encoder"] = request.reranker, collection.route.reranker.digest, current.digest
+            if digest:
+                await asyncio.to_thread(self._registry.version, digest)
+        run = await asyncio.to_thread(self._jobs.add_run, request.collection, model, digest, job)
         if not await asyncio.to_thread(self._nudger.nudge, RUN_TASK, run.id):
             waits = "queued; the message broker does not answer, training begins by itself once it does"
             await asyncio.to_thread(self._jobs.note, RunRow, run.id, waits)
