@@ -74,6 +74,8 @@ def _evaluation_judgment(row: pb.DatasetRow) -> _Found:
     yield from _texts(query=e.query)
     yield from _short("document_id", e.document_id, MAX_ID_CHARACTERS)
     yield from _number("grade", e.grade if e.HasField("grade") else None, -1, 100)
+    if e.grade % 1:
+        yield "grade", f"is {e.grade}; give a whole number, as in TREC"
 
 
 _CHECKS: dict[str, Callable[[pb.DatasetRow], _Found]] = {

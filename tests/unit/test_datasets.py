@@ -251,6 +251,17 @@ def test_an_evaluation_brings_its_documents(tmp_path: Path) -> None:
         checked(folder, E, "dev")
 
 
+def test_grades_of_an_evaluation_are_whole_numbers() -> None:
+    checker = Checker(E)
+    for grade in (2, 0.3, math.inf):
+        judgment = pb.EvaluationJudgment(query="q", document_id=f"d{grade}", grade=grade)
+        checker.add(f"rows[{grade}]", pb.DatasetRow(evaluation_judgment=judgment))
+    with pytest.raises(
+        BadData, match=r"^rows\[0.3\]: grade is 0.3; give a whole .*; rows\[inf\]: grade is inf; give a"
+    ):
+        checker.finish()
+
+
 def test_a_row_of_another_form_is_refused() -> None:
     checker = Checker(P)
     assert not checker.add("rows[0]", pb.DatasetRow())

@@ -276,7 +276,7 @@ class EvaluationJudgment(_message.Message):
     document_id: _builtins.str
     """Of a document in the same dataset. Judgments of others are left out."""
     grade: _builtins.float
-    """-1 to 100; above 0 the document is relevant, the more so the higher."""
+    """A whole number, -1 to 100; above 0 the document is relevant, the more so the higher."""
     def __init__(
         self,
         *,
