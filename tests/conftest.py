@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from diapason.cli.stack import Stack
@@ -19,6 +20,9 @@ from tests.support.build_tiny import FAMILY
 
 # No test may reach a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True)
