@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ _LOG_STEPS = 5
 # Of a training, after which its state is kept for whoever takes it up again.
 _KEPT_EVERY = 0.2
 _CHECKPOINTS, _COMPLETE = "trainer", "trainer_state.json"
+
+# Texts are trained on so far: half of what the usual encoder reads, and twice as fast.
+_TOKENS = 128
 
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
@@ -74,7 +77,7 @@ class Training:
         trainer = SentenceTransformerTrainer(
             model=self._model,
             args=arguments,
-            train_dataset=dataset(rows, texts),
+            train_dataset=dataset(rows, shortened(self._model, texts)),
             loss=build(self._recipe, self._model, spec.dimensions),
             callbacks=[curves],
         )
@@ -93,6 +96,17 @@ def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
     if rows[0].label is not None:
         columns["label"] = [row.label for row in rows]
     return Dataset.from_dict(columns)
+
+
+def shortened(model: SentenceTransformer, texts: Mapping[str, str], tokens: int = _TOKENS) -> dict[str, str]:
+    """The beginnings of texts, as far as the first ``tokens`` reach, those that begin and end a text not counted."""
+    if not texts:
+        return {}
+    found = model.tokenizer(
+        list(texts.values()), add_special_tokens=False, truncation=True, max_length=tokens, return_offsets_mapping=True
+    )
+    ends = (offsets[-1][1] if offsets else 0 for offsets in found["offset_mapping"])
+    return {name: text[:end] for (name, text), end in zip(texts.items(), ends, strict=True)}
 
 
 def without_dropout(model: torch.nn.Module) -> None:
