@@ -148,7 +148,7 @@ class TrainingConfig(_message.Message):
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float
-    """5e-5."""
+    """1e-4."""
     held_out: _builtins.float
     """Share of the judged queries held out for the gate. 0.25."""
     seed: _builtins.int
