@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-scale bench-unseen lint format protos clean
+.PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-learning bench-scale bench-unseen lint format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ bench-search: $(VENV)/.demo ## Measure search against the sum of its parts (10 m
 
 bench-feedback: $(VENV)/.demo ## Measure how fast feedback becomes durable, against SQLite alone (2 minutes).
 	$(BIN)/python -m benchmarks.feedback
+
+bench-learning: $(VENV)/.demo ## Measure what tuning gains on test queries (hours; goes on where it was stopped).
+	$(BIN)/python -m benchmarks.learning --work .bench-learning
 
 bench-scale: $(VENV)/.demo ## Measure how the embedded engine grows, to a million vectors (half an hour, 10 GB of disk).
 	$(BIN)/python -m benchmarks.scale

@@ -45,10 +45,11 @@ def row(
     )
 
 
-def write(name: str, rows: Sequence[Row], folder: Path = RESULTS) -> Path:
-    """Write ``NAME.json`` and say on standard output what is in it."""
+def write(name: str, rows: Sequence[Row], folder: Path = RESULTS, **beside: Any) -> Path:
+    """Write ``NAME.json``, with what is given ``beside`` the rows, and say on standard output what is in them."""
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    content = {"machine": machine(), "rows": [asdict(row) for row in rows], **beside}
+    path.write_text(json.dumps(content, indent=2) + "\n")
     Console(file=sys.stdout, width=130).print(table(rows))
     return path
 

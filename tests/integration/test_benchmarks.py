@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tiny
+from tests.support.asked import write_beir
+from tests.support.words import TOPICS, query
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +50,19 @@ def test_feedbacks_benchmark_measures_its_goal(tmp_path: Path) -> None:
     assert len([row for row in rows if row["goal"]]) == 2
     assert all(row["value"] > 0 for row in rows)
     assert (tmp_path / "feedback.svg").read_text().startswith("<?xml")
+
+
+def test_learnings_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("scifact", "medquad"):
+        write_beir(tmp_path / name, train=2, test=1)
+    command = [sys.executable, "-m", "benchmarks.learning", "--short", str(tiny.model), "--data", str(tmp_path)]
+    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "learning.json").read_text())
+    goals = [row for row in result["rows"] if row["goal"]]
+    assert len(goals) == 3 + 1 + 2 + 2
+    assert all(row["met"] is not None for row in goals)
+    assert {run["verdict"] for run in result["runs"]} <= {"promote", "reject", "inconclusive"}
+    assert len(result["runs"]) == 4
+    assert not any(query(topic, 0) in (tmp_path / "learning.json").read_text() for topic in range(TOPICS))
+    assert (tmp_path / "learning.svg").read_text().startswith("<?xml")

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from services.trainer.domain.data import Judged
+from services.trainer.domain.examples import Row
 from services.trainer.process import loading, mixing
 from services.trainer.process.encoding import Encoder, Plain
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
-from services.trainer.process.training import without_dropout
+from services.trainer.process.training import shortened, without_dropout
 from tests.conftest import Tiny
 
 TEXTS = [
@@ -53,6 +54,14 @@ def test_a_model_without_dropout_says_the_same_twice_while_it_trains(tiny: Tiny)
     assert differences() > 1e-3
     without_dropout(model)
     assert differences() == 0.0
+
+
+def test_training_reads_the_beginnings_of_long_documents(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model))
+    texts = {"long": "red  blue, old " * 20, "short": "red", "empty": "", "unused": "blue"}
+    rows = [Row("red", ("long", "short"), 1.0), Row("old", ("short", "empty"), 1.0)]
+    found = shortened(model, rows, texts, tokens=5)
+    assert found == {"long": "red  blue, old red", "short": "red", "empty": ""}
 
 
 def test_what_is_mined_was_not_judged_and_keeps_a_margin() -> None:

@@ -148,7 +148,7 @@ class TrainingConfig(_message.Message):
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float
-    """5e-5; for a reranker 2e-5 from 500 examples on."""
+    """1e-4; for a reranker 5e-5, and 2e-5 from 500 examples on."""
     held_out: _builtins.float
     """Share of the judged queries held out for the gate. 0.25."""
     seed: _builtins.int

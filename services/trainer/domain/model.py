@@ -77,7 +77,7 @@ class TrainingConfig:
     recipe: str = "auto"
     epochs: int = 0
     batch_size: int = 32
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     negatives: int = 3
     dimensions: tuple[int, ...] = ()
     held_out: float = 0.25

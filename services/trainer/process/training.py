@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ _SAMPLERS = {
     # Each text meets another of its class, and one of another.
     Form.CLASSES: BatchSamplers.GROUP_BY_LABEL,
 }
+# Documents are trained on so far: half of what the usual encoder reads, and twice as fast. What is published reads all.
+_TOKENS = 128
 
 # Epochs without a new best score, after which it is enough.
 _PATIENCE = 3
@@ -64,7 +66,7 @@ class Training:
             self._model,
             spec,
             self._folder,
-            dataset(rows, texts),
+            dataset(rows, shortened(self._model, rows, texts)),
             build(self._recipe, self._model, spec.dimensions),
             validate,
             inputs=spec.batch_size * widest,
@@ -169,6 +171,24 @@ def dataset(rows: Sequence[Row], texts: dict[str, str]) -> Dataset:
 
 def _too_few(rows: int, batch: int) -> JobError:
     return JobError(f"{rows} rows fill no batch of {batch}; lower the batch size")
+
+
+def shortened(
+    model: SentenceTransformer, rows: Sequence[Row], texts: Mapping[str, str], tokens: int = _TOKENS
+) -> dict[str, str]:
+    """The beginnings of the rows' documents, as far as their first ``tokens`` reach."""
+    names = list(dict.fromkeys(name for row in rows for name in row.documents))
+    if not names:
+        return {}
+    found = model.tokenizer(
+        [texts[name] for name in names],
+        add_special_tokens=False,
+        truncation=True,
+        max_length=tokens,
+        return_offsets_mapping=True,
+    )
+    ends = (offsets[-1][1] if offsets else 0 for offsets in found["offset_mapping"])
+    return {name: texts[name][:end] for name, end in zip(names, ends, strict=True)}
 
 
 def without_dropout(model: torch.nn.Module) -> None:

@@ -33,7 +33,7 @@ from services.trainer.process.spec import (
 from services.trainer.process.training import Training
 
 # Validation queries are asked of their relevant documents, of the hardest others, and of so many at random.
-_POOL_HARD, _POOL_RANDOM = 10, 1_000
+_POOL_HARD, _POOL_RANDOM = 10, 300
 _DECIDING = "ndcg@10"
 
 

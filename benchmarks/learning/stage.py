@@ -1,0 +1,56 @@
+"""Runs and their marks, each made once: what a stopped benchmark had finished it does not repeat."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import say
+from benchmarks.learning import examining, lessons, pupil
+from benchmarks.learning.examining import Marks
+from benchmarks.learning.lessons import Sample
+from benchmarks.learning.pupil import Tuned
+from services.trainer.domain.model import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``sources`` are folders in BEIR's layout by name, ``base`` a folder of weights; ``work`` is where all is kept.
+
+    What trains is given a lesson, which lacks the test split; the sources themselves are only for `marks`.
+    """
+
+    sources: Mapping[str, Path]
+    base: Path
+    work: Path
+    config: TrainingConfig
+    # What is worth knowing of each, beside the figures.
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def learn(self, name: str, sample: Sample) -> Tuned:
+        """Tune the base on judgments of a source's train split."""
+        lesson = self.work / "lessons" / name
+        if not lesson.exists():
+            lessons.take(self.sources[name], lesson)
+        config = replace(self.config, seed=sample.seed)
+        settings = json.dumps([asdict(sample), asdict(config), str(self.base)], sort_keys=True)
+        label = f"{name}-{sample.judgments or 'all'}-{sample.flipped:g}-{sample.seed}"
+        folder = self.work / "runs" / f"{label}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        say(f"learning: {label}")
+        if not folder.exists():
+            lessons.prepare(lesson, sample, config, self.base, folder)
+        tuned = pupil.tune(folder)
+        told = {"run": label, **tuned.told}
+        if told not in self.runs:
+            self.runs.append(told)
+        return tuned
+
+    def marks(self, tuned: Tuned | None, on: str) -> Marks:
+        """The marks of a candidate, or of the base, on the test split of a source."""
+        weights = tuned.weights if tuned else self.base
+        name = tuned.weights.parents[1].name if tuned else "base"
+        say(f"scoring: {name} on {on}")
+        kept = self.work / "marks" / name / f"{on}.json"
+        return examining.examine(weights, self.sources[on], self.config.dimensions, kept)
