@@ -36,8 +36,11 @@ LOSSES: Mapping[str, Callable[[CrossEncoder], Module]] = {
 }
 # A pair is cut to so many tokens while it is trained on: more cost time, and the beginning tells most.
 _MAX_TOKENS = 256
-# Validation queries that are asked after each epoch; each is as many pairs as a search reranks.
-_MOST_STEERING = 100
+# After each epoch so many validation queries are asked, of so many documents each: on two cores that is seconds,
+# where all of them would take longer than the training.
+_STEERING, _STEERING_DEPTH = 50, 20
+# Each held-out query is as many pairs as a search reranks; more queries than this cost more than they tell.
+_MOST_HELD_OUT = 400
 # Rankings have no dimensions where there are no vectors.
 _NO_SIZE = 0
 
@@ -63,6 +66,7 @@ def tune(spec: Spec, folder: Path) -> None:
     """Leave the candidate, its scores beside those of what serves, and the details of how it came about."""
     fix_chance(spec.seed)
     material = Material.read(folder)
+    material.held_out = _some(material.held_out, _MOST_HELD_OUT)
     started = time.monotonic()
     say(stage="train", progress=0.0, message="finding what the encoder brings for each query")
     found = pools(spec.encoder, material)
@@ -157,19 +161,24 @@ def _shortened(model: CrossEncoder) -> Iterator[None]:
 def _validation(
     model: CrossEncoder, material: Material, found: Mapping[str, Pool], spec: Spec
 ) -> Callable[[], float] | None:
-    """A score of the model as it is then: nDCG@10 of what it makes of the pools; None without validation queries."""
+    """A score of the model as it is then: nDCG@10 over parts of the pools; None without validation queries."""
     if not material.validation:
         return None
-    chance = random.Random(spec.seed)  # noqa: S311
-    some = chance.sample(material.validation, min(_MOST_STEERING, len(material.validation)))
+    some = _some(material.validation, _STEERING)
     asked = {one.query: one.relevant for one in some}
+    small = {one.query: found[one.query].cut(one.relevant, _STEERING_DEPTH) for one in some}
 
     def validate() -> float:
-        scores = _scored(model, some, found, material.texts, judged=False)
-        ranked = [found[one.query].reranked(scores[one.query]) for one in some]
+        scores = _scored(model, some, small, material.texts, judged=False)
+        ranked = [small[one.query].reranked(scores[one.query]) for one in some]
         return float(np.mean(evaluating.scores(asked, lambda size: ranked, [_NO_SIZE])[_NO_SIZE]["ndcg@10"]))
 
     return validate
+
+
+def _some(judged: Sequence[Judged], most: int) -> list[Judged]:
+    """At most so many, always the same of the same."""
+    return random.Random(0).sample(list(judged), most) if len(judged) > most else list(judged)  # noqa: S311
 
 
 def _scored(
