@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.trainer.domain.data import prepare
+from services.trainer.domain.data import Judged, prepare
 from services.trainer.domain.details import read
 from services.trainer.domain.model import Kind
 from services.trainer.process import loading
 from services.trainer.process.firststage import Pool
+from services.trainer.process.judging import Judge, held_out_pairs
+from services.trainer.process.material import Material
 from services.trainer.process.reranking import tune
 from services.trainer.process.scoring import likely, scores
 from services.trainer.process.spec import (
@@ -168,3 +170,18 @@ def test_only_what_the_encoder_brought_first_is_put_in_order_and_equals_stay_as_
     assert pool.cut({"c", "judged"}, 2).first == ("a", "c")
     assert pool.cut({"b"}, 9).first == pool.first
     assert pool.cut({"a", "b", "c"}, 2).first == pool.first
+
+
+@pytest.mark.parametrize(
+    ("targets", "against"), [({"a": 1.0, "far": 0.0}, ["far"]), ({"a": 1.0}, ["b", "c"])], ids=["refused", "liked only"]
+)
+def test_liked_pairs_stand_against_refused_ones_or_if_there_are_none_against_what_nobody_judged(
+    targets: dict[str, float], against: list[str]
+) -> None:
+    cosines = {"a": 0.9, "b": 0.8, "c": 0.7, "far": 0.1}
+    pools = {"q": Pool(("a", "b", "c"), cosines, [])}
+    material = Material(list(cosines), {}, [], [], [Judged("q", targets)], {})
+    before, after = Judge({}, {"q": cosines}), Judge({}, {"q": {name: 1 - value for name, value in cosines.items()}})
+    found = held_out_pairs((before, after), material, pools)
+    assert (found.labels, found.before) == ([1] + [0] * len(against), [0.9, *(cosines[name] for name in against)])
+    assert found.after == [1 - score for score in found.before]
