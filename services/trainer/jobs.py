@@ -131,11 +131,10 @@ class Jobs:
     def kept_beyond_the_end(self) -> list[str]:
         """Holders of leases for rerankers whose rollouts have ended."""
         with self._database.reading() as session:
-            ended = [state.value for state in ROLLOUT_ENDED]
-            ids = session.scalars(sa.select(RolloutRow.id).where(RolloutRow.state.in_(ended)))
-            holders = {f"{_KEPT}{rollout}" for rollout in ids}
             held = session.scalars(sa.select(LeaseRow.holder).where(LeaseRow.holder.startswith(_KEPT)).distinct())
-            return [holder for holder in held if holder in holders]
+            rollouts = (session.get_one(RolloutRow, holder.removeprefix(_KEPT)) for holder in held)
+            ended = {state.value for state in ROLLOUT_ENDED}
+            return [f"{_KEPT}{rollout.id}" for rollout in rollouts if rollout.state in ended]
 
     def release(self, holders: Sequence[str]) -> None:
         """End leases by who holds them."""

@@ -1,6 +1,7 @@
 """The process of a reranker's run by itself, on tiny models."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.trainer.domain.data import prepare
+from services.trainer.domain.data import Judged, prepare
 from services.trainer.domain.details import read
 from services.trainer.domain.model import Kind
 from services.trainer.process import loading
 from services.trainer.process.firststage import Pool
+from services.trainer.process.judging import Judge, held_out_pairs
+from services.trainer.process.material import Material
 from services.trainer.process.reranking import tune
 from services.trainer.process.scoring import likely, scores
 from services.trainer.process.spec import (
@@ -132,7 +135,14 @@ def test_lists_teach_an_order_better_than_the_encoders(
     folder = _prepared(tmp_path / name, tiny, tiny_reranker, graded=True, recipe=name)
     tune(Spec.read(folder), folder)
     _learned(folder)
-    assert _read(folder, DETAILS)["config"]["compared with"] == "the encoder's order"
+    details = _read(folder, DETAILS)
+    assert details["config"]["compared with"] == "the encoder's order"
+    # I7: taken up again it goes on from its last checkpoint, the end of the training.
+    shutil.rmtree(folder / CANDIDATE)
+    tune(Spec.read(folder), folder)
+    again = _read(folder, DETAILS)
+    assert (again["training"], again["validation"]) == (details["training"], details["validation"])
+    assert again["held_out"] == details["held_out"]
 
 
 def test_judgments_that_all_say_the_same_are_refused(tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path) -> None:
@@ -157,3 +167,21 @@ def test_scores_of_pairs_are_the_same_by_either_way(tiny_reranker: Tiny) -> None
 def test_only_what_the_encoder_brought_first_is_put_in_order_and_equals_stay_as_they_were() -> None:
     pool = Pool(("a", "b", "c"), {"a": 0.9, "b": 0.8, "c": 0.7, "judged": 0.1}, [])
     assert pool.reranked({"a": 0.2, "b": 0.5, "c": 0.2, "judged": 9.0}) == ["b", "a", "c"]
+    assert pool.cut({"c", "judged"}, 2).first == ("a", "c")
+    assert pool.cut({"b"}, 9).first == pool.first
+    assert pool.cut({"a", "b", "c"}, 2).first == pool.first
+
+
+@pytest.mark.parametrize(
+    ("targets", "against"), [({"a": 1.0, "far": 0.0}, ["far"]), ({"a": 1.0}, ["b", "c"])], ids=["refused", "liked only"]
+)
+def test_liked_pairs_stand_against_refused_ones_or_if_there_are_none_against_what_nobody_judged(
+    targets: dict[str, float], against: list[str]
+) -> None:
+    cosines = {"a": 0.9, "b": 0.8, "c": 0.7, "far": 0.1}
+    pools = {"q": Pool(("a", "b", "c"), cosines, [])}
+    material = Material(list(cosines), {}, [], [], [Judged("q", targets)], {})
+    before, after = Judge({}, {"q": cosines}), Judge({}, {"q": {name: 1 - value for name, value in cosines.items()}})
+    found = held_out_pairs((before, after), material, pools)
+    assert (found.labels, found.before) == ([1] + [0] * len(against), [0.9, *(cosines[name] for name in against)])
+    assert found.after == [1 - score for score in found.before]

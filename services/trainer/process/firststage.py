@@ -1,7 +1,7 @@
 """What the encoder that serves brings for each judged query, before a reranker puts it in order."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,12 @@ class Pool:
     cosines: Mapping[str, float]
     # Of the first those that were not judged and look less relevant than what is known to be, hardest first.
     mined: Sequence[str]
+
+    def cut(self, relevant: Collection[str], depth: int) -> "Pool":
+        """So many of the first, those that are relevant among them, in their order."""
+        others = [name for name in self.first if name not in relevant]
+        dropped = set(others[max(0, depth - (len(self.first) - len(others))) :])
+        return replace(self, first=tuple(name for name in self.first if name not in dropped))
 
     def reranked(self, scores: Mapping[str, float]) -> list[str]:
         """The first ones by a reranker's scores; where these are equal, as they were."""

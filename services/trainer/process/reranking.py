@@ -18,12 +18,12 @@ from services.trainer.domain import pairs as comparing
 from services.trainer.domain import reranking as choices
 from services.trainer.domain.data import Judged
 from services.trainer.domain.examples import resampled
-from services.trainer.domain.metrics import DEPTH as DEPTH_SHOWN
 from services.trainer.domain.model import Kind
 from services.trainer.domain.recipes import AUTO
-from services.trainer.process import detailing, evaluating, exporting, loading, mixing, scoring
+from services.trainer.process import detailing, evaluating, exporting, judging, loading, mixing
 from services.trainer.process.firststage import DEPTH, Pool, pools
-from services.trainer.process.material import Material, fix_chance, telling
+from services.trainer.process.judging import NO_SIZE
+from services.trainer.process.material import Material, fix_chance
 from services.trainer.process.spec import CANDIDATE, DETAILS, RESULT, JobError, Spec, is_first, say, write_json
 from services.trainer.process.training import train
 
@@ -35,11 +35,12 @@ LOSSES: Mapping[str, Callable[[CrossEncoder], Module]] = {
     "lambda": lambda model: LambdaLoss(model, mini_batch_size=_TOGETHER),
 }
 # A pair is cut to so many tokens while it is trained on: more cost time, and the beginning tells most.
-_MAX_TOKENS = 256
-# Validation queries that are asked after each epoch; each is as many pairs as a search reranks.
-_MOST_STEERING = 100
-# Rankings have no dimensions where there are no vectors.
-_NO_SIZE = 0
+_MAX_TOKENS = 192
+# After each epoch so many validation queries are asked, of so many documents each: on two cores that is seconds,
+# where all of them would take longer than the training.
+_STEERING, _STEERING_DEPTH = 40, 15
+# Each held-out query is as many pairs as a search reranks; more queries than this cost more than they tell.
+_MOST_HELD_OUT = 400
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,11 @@ class Rows:
     data: Dataset
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """What orders held-out documents: scores on its own scale by query and id, and the same between 0 and 1."""
-
-    scores: Mapping[str, Mapping[str, float]]
-    likely: Mapping[str, Mapping[str, float]]
-
-
 def tune(spec: Spec, folder: Path) -> None:
     """Leave the candidate, its scores beside those of what serves, and the details of how it came about."""
     fix_chance(spec.seed)
     material = Material.read(folder)
+    material.held_out = _some(material.held_out, _MOST_HELD_OUT)
     started = time.monotonic()
     say(stage="train", progress=0.0, message="finding what the encoder brings for each query")
     found = pools(spec.encoder, material)
@@ -81,17 +75,16 @@ def tune(spec: Spec, folder: Path) -> None:
             return
         share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
     material.seconds["train"] = time.monotonic() - started
-    judges = _judges(model, spec, material, found)
-    measured, shown = _measured(judges, material, found)
+    judges = judging.judges_of(model, spec, material, found)
+    measured, shown = judging.measured(judges, material, found)
     say(stage="export", progress=0.0, message="the candidate to OpenVINO")
     exporting.export(model, [], folder / CANDIDATE)
-    compared = _pairs(judges, material, found)
+    compared = judging.held_out_pairs(judges, material, found)
     result = {**measured, "comparisons": [asdict(one) for one in comparing.compare(compared)]}
     details = {
         "kind": Kind.RERANKER.value,
         "data": {
             "recipe": name,
-            "examples": rows.examples,
             "train_queries": len(material.train),
             "validation_queries": len(material.validation),
             "held_out_queries": len(material.held_out),
@@ -100,15 +93,23 @@ def tune(spec: Spec, folder: Path) -> None:
             "query_tokens": detailing.lengths(model, [one.query for one in (*material.train, *material.held_out)]),
             "document_tokens": detailing.lengths(model, list(material.texts.values())),
         },
-        "config": {"recipe": name, "negatives": spec.negatives, "epochs": spec.epochs, "batch size": spec.batch_size}
-        | {"learning rate": spec.learning_rate, "seed": spec.seed, "reranks the first": DEPTH}
-        | {"compared with": "the reranker that serves" if spec.current else "the encoder's order"},
+        "config": {
+            "recipe": name,
+            "examples": rows.examples,
+            "negatives": spec.negatives,
+            "epochs": spec.epochs,
+            "batch size": spec.batch_size,
+            "learning rate": spec.learning_rate,
+            "seed": spec.seed,
+            "reranks the first": DEPTH,
+            "compared with": "the reranker that serves" if spec.current else "the encoder's order",
+        },
         "training": curves.losses,
         "validation": curves.validation,
         "mix": tried,
         "mix_chosen": share,
         "held_out": {"queries": [one.query for one in material.held_out], **measured, **shown},
-        "scores": _split(compared),
+        "scores": judging.split(compared),
         "pairs": {"labels": compared.labels, "before": compared.before, "after": compared.after},
         "seconds": material.seconds,
     }
@@ -160,96 +161,21 @@ def _shortened(model: CrossEncoder) -> Iterator[None]:
 def _validation(
     model: CrossEncoder, material: Material, found: Mapping[str, Pool], spec: Spec
 ) -> Callable[[], float] | None:
-    """A score of the model as it is then: nDCG@10 of what it makes of the pools; None without validation queries."""
+    """A score of the model as it is then: nDCG@10 over parts of the pools; None without validation queries."""
     if not material.validation:
         return None
-    chance = random.Random(spec.seed)  # noqa: S311
-    some = chance.sample(material.validation, min(_MOST_STEERING, len(material.validation)))
+    some = _some(material.validation, _STEERING)
     asked = {one.query: one.relevant for one in some}
+    small = {one.query: found[one.query].cut(one.relevant, _STEERING_DEPTH) for one in some}
 
     def validate() -> float:
-        scores = _scored(model, some, found, material.texts, judged=False)
-        ranked = [found[one.query].reranked(scores[one.query]) for one in some]
-        return float(np.mean(evaluating.scores(asked, lambda size: ranked, [_NO_SIZE])[_NO_SIZE]["ndcg@10"]))
+        scores = judging.scored(model, some, small, material.texts, judged=False)
+        ranked = [small[one.query].reranked(scores[one.query]) for one in some]
+        return float(np.mean(evaluating.scores(asked, lambda size: ranked, [NO_SIZE])[NO_SIZE]["ndcg@10"]))
 
     return validate
 
 
-def _scored(
-    model: CrossEncoder,
-    asked: Sequence[Judged],
-    found: Mapping[str, Pool],
-    texts: Mapping[str, str],
-    *,
-    judged: bool,
-    progress: Callable[[float], None] = lambda done: None,
-) -> dict[str, dict[str, float]]:
-    """For each query the scores of its pool, and with ``judged`` also of what was judged beyond it."""
-    names = {one.query: list(found[one.query].cosines if judged else found[one.query].first) for one in asked}
-    every = [(query, name) for query, some in names.items() for name in some]
-    scores = iter(scoring.scores(model, [(query, texts[name]) for query, name in every], progress))
-    return {query: {name: next(scores) for name in some} for query, some in names.items()}
-
-
-def _judges(model: CrossEncoder, spec: Spec, material: Material, found: Mapping[str, Pool]) -> tuple[_Judge, _Judge]:
-    """What orders held-out documents now, and the candidate."""
-    started = time.monotonic()
-
-    def of(one: CrossEncoder, message: str, begins: float) -> _Judge:
-        say(stage="evaluate", progress=begins, message=f"{message} on the held-out queries")
-        tell = telling("evaluate", begins, begins + 0.5)
-        scores = _scored(one, material.held_out, found, material.texts, judged=True, progress=tell)
-        likely = {q: dict(zip(some, scoring.likely(one, [*some.values()]), strict=True)) for q, some in scores.items()}
-        return _Judge(scores, likely)
-
-    if spec.current:
-        before = of(loading.load(spec.current, Kind.RERANKER), "the reranker that serves", 0.0)
-    else:
-        cosines = {one.query: dict(found[one.query].cosines) for one in material.held_out}
-        likely = {q: {name: min(1.0, max(0.0, c)) for name, c in some.items()} for q, some in cosines.items()}
-        before = _Judge(cosines, likely)
-    after = of(model, "the candidate", 0.5)
-    material.seconds["evaluate"] = time.monotonic() - started
-    return before, after
-
-
-def _measured(
-    judges: tuple[_Judge, _Judge], material: Material, found: Mapping[str, Pool]
-) -> tuple[dict[str, evaluating.Scores], dict[str, Any]]:
-    """Rankings before and after of what a search would rerank, and what a report shows of them."""
-    asked = {one.query: one.relevant for one in material.held_out}
-    before, after = (
-        [found[one.query].reranked(judge.scores[one.query])[:DEPTH_SHOWN] for one in material.held_out]
-        for judge in judges
-    )
-    scores = {
-        "before": evaluating.scores(asked, lambda size: before, [_NO_SIZE]),
-        "after": evaluating.scores(asked, lambda size: after, [_NO_SIZE]),
-    }
-    return scores, detailing.told(material.held_out, before, after, material.texts)
-
-
-def _pairs(judges: tuple[_Judge, _Judge], material: Material, found: Mapping[str, Pool]) -> comparing.Pairs:
-    """Held-out pairs that were judged; if nobody refused anything, what was not judged in the pools stands against."""
-    refusals = any(one.refused for one in material.held_out)
-    queries, labels, names = [], [], []
-    for place, one in enumerate(material.held_out):
-        liked = one.relevant
-        against = one.refused if refusals else [name for name in found[one.query].first if name not in one.targets]
-        for name in (*liked, *against):
-            queries.append(place)
-            labels.append(int(name in liked))
-            names.append((one.query, name))
-    before, after = ([judge.likely[query][name] for query, name in names] for judge in judges)
-    return comparing.Pairs(queries, labels, before, after)
-
-
-def _split(pairs: comparing.Pairs) -> dict[str, dict[str, list[float]]]:
-    def of(scores: Sequence[float]) -> dict[str, list[float]]:
-        both = list(zip(pairs.labels, scores, strict=True))
-        return {
-            "liked": [score for label, score in both if label],
-            "disliked": [score for label, score in both if not label],
-        }
-
-    return {"before": of(pairs.before), "after": of(pairs.after)}
+def _some(judged: Sequence[Judged], most: int) -> list[Judged]:
+    """At most so many, always the same of the same."""
+    return random.Random(0).sample(list(judged), most) if len(judged) > most else list(judged)  # noqa: S311
