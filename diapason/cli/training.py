@@ -1,8 +1,7 @@
-"""`train`, `runs` and `models`."""
+"""`train` and `runs`."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,8 +28,6 @@ _SWITCHED = (rollout_pb2.ROLLOUT_STATE_RETIRING, rollout_pb2.ROLLOUT_STATE_DONE)
 
 # Of the newest runs an id's beginning is looked for in so many.
 MANY = 200
-
-models_app = typer.Typer(no_args_is_help=False)
 
 
 def train(
@@ -121,7 +118,7 @@ def runs(
         as_json([plain(run) for run in found])
         return
     rows = [
-        (run.id[:8], _moment(run.created_time), run.collection or run.model, _state(run), run.message) for run in found
+        (run.id[:8], moment(run.created_time), run.collection or run.model, _state(run), run.message) for run in found
     ]
     table("Runs", ["run", "created", "of", "state", "message"], rows)
 
@@ -173,56 +170,6 @@ def _compared(title: str, metrics: Iterable[MetricComparison]) -> None:
     table(title, ["metric", ">dimensions", ">before", ">after", ">difference", ">95 % interval"], rows)
 
 
-@models_app.callback(invoke_without_command=True)
-def models(context: typer.Context, data: Data = DEFAULT_DATA, json: AsJson = False) -> None:
-    """List models and their versions, register a base model.
-
-    Example: diapason models
-    """
-    if context.invoked_subcommand:
-        return
-    with connect(data) as client:
-        versions = [version for model in client.models() for version in client.versions(model.name)]
-    if json:
-        as_json([plain(version) for version in versions])
-        return
-    rows = [
-        (
-            v.ref.model,
-            v.ref.number,
-            v.ref.digest[:12],
-            _moment(v.published_time),
-            v.dimension,
-            len(v.replicas),
-            ", ".join(v.leases),
-        )
-        for v in versions
-    ]
-    table("Versions", ["model", ">version", "digest", "published", ">size", ">replicas", "kept for"], rows)
-
-
-@models_app.command()
-def register(
-    name: Annotated[str, typer.Argument(help="Name of the new model.")],
-    source: Annotated[str, typer.Argument(help="A folder, a hub id or package:NAME.")],
-    dimensions: Annotated[list[int] | None, typer.Option(help="Smaller sizes at which it may be used.")] = None,
-    reranker: Annotated[bool, typer.Option("--reranker", help="It is a cross-encoder that scores pairs.")] = False,
-    data: Data = DEFAULT_DATA,
-    json: AsJson = False,
-) -> None:
-    """Import a base model as version 1 of a new lineage.
-
-    Example: diapason models register mine ./my-sentence-transformer --dimensions 64
-    """
-    if (folder := Path(source)).is_dir():
-        source = str(folder.resolve())
-    with connect(data) as client:
-        run = follow_run(client, client.register_model(name, source, dimensions or [], reranker))
-    as_json(plain(run)) if json else print_run(run)
-    if run.state != RUN_STATE_SUCCEEDED:
-        raise Failure(f"{name!r} was not registered: {run.message}")
-
-
 def _stage(run: Run) -> str:
     word = RunStage.Name(run.stage).removeprefix("RUN_STAGE_").lower()
     return "waiting" if word == "unspecified" else word
@@ -232,5 +179,6 @@ def _state(run: Run) -> str:
     return RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
 
 
-def _moment(stamp: Timestamp) -> str:
+def moment(stamp: Timestamp) -> str:
+    """Local time to the minute; empty for none."""
     return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if stamp.seconds else ""

@@ -21,3 +21,5 @@ class TrainerSettings(ServiceSettings):
     feedback_address: str = Field("127.0.0.1:7073", description="host:port of feedback")
     watch_seconds: float = Field(5.0, ge=0, description="how long a rollout watches the new version after the switch")
     load_timeout_seconds: float = Field(600.0, gt=0, description="how long replicas may take to load a version")
+    push_timeout_seconds: float = Field(3600.0, gt=0, description="how long pushing a version to a model hub may take")
+    trackers: str = Field("", description="where workers report training: any of tensorboard,mlflow,wandb, by commas")
