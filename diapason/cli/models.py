@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from diapason import errors
 from diapason.cli.options import DEFAULT_DATA, AsJson, Data, connect
 from diapason.cli.output import Failure, as_json, console, plain, remarks, table
 from diapason.cli.training import follow_run, moment, print_run
@@ -79,12 +80,18 @@ def push(
     Example: diapason models push minilm 2 acme/search-films --private
     """
     answer = PushVersionResponse()
-    with connect(data) as client:
-        for answer in client.push_version(VersionRef(model=name, number=number), repo, private):
-            if answer.stage == PUSH_STAGE_FETCHING:
-                remarks.print("fetching the weights")
-            elif answer.stage == PUSH_STAGE_UPLOADING:
-                remarks.print(f"uploading {answer.size_bytes / 1e6:,.1f} MB")
+    try:
+        with connect(data) as client:
+            for answer in client.push_version(VersionRef(model=name, number=number), repo, private):
+                if answer.stage == PUSH_STAGE_FETCHING:
+                    remarks.print("fetching the weights")
+                elif answer.stage == PUSH_STAGE_UPLOADING:
+                    remarks.print(f"uploading {answer.size_bytes / 1e6:,.1f} MB")
+    except errors.Unavailable as error:
+        if answer.stage != PUSH_STAGE_UPLOADING:
+            raise
+        # The trainer has answered; it is the hub that does not.
+        raise Failure(str(error)) from error
     if json:
         as_json(plain(answer))
         return

@@ -5,12 +5,14 @@ does not repeat what was finished (I7).
 """
 
 import json
+import os
 import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +22,7 @@ from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from services.kit.errors import ServiceError
-from services.trainer import artifacts
+from services.trainer import artifacts, tracking
 from services.trainer.domain import data, gate
 from services.trainer.domain.model import Kind, PublishedVersion, RunKind, RunState, Stage, TrainingConfig
 from services.trainer.jobs import Jobs, LostJob, worn_out
@@ -49,7 +51,14 @@ class Runner:
     """Executes runs. One object serves all threads of a worker."""
 
     def __init__(
-        self, jobs: Jobs, registry: Registry, objects: ObjectStore, peers: Peers, work_dir: Path, shutdown: Shutdown
+        self,
+        jobs: Jobs,
+        registry: Registry,
+        objects: ObjectStore,
+        peers: Peers,
+        work_dir: Path,
+        shutdown: Shutdown,
+        trackers: Sequence[str] = (),
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -57,6 +66,7 @@ class Runner:
         self._peers = peers
         self._work_dir = work_dir
         self._shutdown = shutdown
+        self._trackers = list(trackers)
 
     def execute(self, run_id: str) -> str:
         """Do a run if nobody else does. Returns the id of the rollout it started, or an empty string."""
@@ -197,6 +207,7 @@ class Runner:
             learning_rate=config.learning_rate,
             seed=config.seed,
             guard=run.request["gate"].get("guard", ""),
+            trackers=self._trackers,
         ).write(folder)
 
     def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
@@ -221,6 +232,7 @@ class Runner:
                 stderr=job_log,
                 stdin=subprocess.DEVNULL,
                 text=True,
+                env=os.environ | tracking.environment(self._work_dir, run.id),
             )
             try:
                 failure = self._follow(run, process)
@@ -260,8 +272,9 @@ class Runner:
 
 
 def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
-    for line in stream:
-        lines.put(line)
+    with stream:
+        for line in stream:
+            lines.put(line)
     lines.put(None)
 
 

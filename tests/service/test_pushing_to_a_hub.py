@@ -286,7 +286,12 @@ def test_i10_a_push_that_takes_too_long_is_stopped(
 
 
 def test_the_command_pushes_and_says_where_it_is(
-    published: PublishedVersion, hub: Hub, command: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: PublishedVersion,
+    hub: Hub,
+    command: Command,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with in_thread(partial(_registry, store, tmp_path, 60.0)) as address:
         monkeypatch.setenv("DIAPASON_TRAINER_ADDRESS", address)
@@ -300,3 +305,7 @@ def test_the_command_pushes_and_says_where_it_is(
         status, _, err = command("models", "push", "tiny", "3", "nonsense")
         assert status == 2
         assert "repo: is 'nonsense'" in err
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        status, _, err = command("models", "push", "tiny", "3", REPO)
+        assert status == 1
+        assert err.endswith("does not answer (ConnectError); HF_ENDPOINT says where it is")

@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if repo := self._begun(r"/api/models/([^/]+/[^/]+)"):
             known = self.hub.private.get(repo[1])
-            found = {"id": repo[1], "private": known, "tags": [], "siblings": []}
+            found: dict[str, Any] = {"id": repo[1], "private": known, "tags": [], "siblings": []}
             self._answer(404 if known is None else 200, found)
 
     def do_PUT(self) -> None:

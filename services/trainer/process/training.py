@@ -78,6 +78,7 @@ class Training:
             loss=build(self._recipe, self._model, spec.dimensions),
             callbacks=[curves],
         )
+        curves.note = trainer.log
         trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))
         curves.restore_best()
         return curves
@@ -128,6 +129,8 @@ class Curves(TrainerCallback):
     def __init__(self, folder: Path, model: SentenceTransformer, validate: Validate | None) -> None:
         self._file, self._best_file = folder / "curves.json", folder / "best.safetensors"
         self._model, self._validate = model, validate
+        # How the trackers hear of it, once there is a trainer.
+        self.note: Callable[[dict[str, float]], None] | None = None
         self.losses: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
         if self._file.exists():
@@ -181,6 +184,9 @@ class Curves(TrainerCallback):
             return
         score = self._validate()
         say(stage="train", message=f"epoch {state.epoch or 0:.0f}: nDCG@10 {score:.3f} on validation queries")
+        if self.note:
+            # Trackers sort what begins with "eval_"; not all of them take an @ in a name.
+            self.note({"eval_ndcg_at_10": score})
         self.validation.append({"step": state.global_step, "epoch": float(state.epoch or 0), "ndcg@10": score})
         if score >= max(point["ndcg@10"] for point in self.validation):
             _replaced(self._best_file, lambda path: save_file(self._model.state_dict(), path))
