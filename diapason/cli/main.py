@@ -15,10 +15,11 @@ from diapason.cli.demo.command import demo
 from diapason.cli.evaluate.command import evaluate
 from diapason.cli.evaluate.comparing import eval_compare
 from diapason.cli.feedback.command import feedback_app
+from diapason.cli.models import models_app
 from diapason.cli.output import Failure, Problem, remarks
 from diapason.cli.report import report
 from diapason.cli.searching import search
-from diapason.cli.training import models_app, runs, train
+from diapason.cli.training import runs, train
 from diapason.cli.up import up
 
 app = typer.Typer(

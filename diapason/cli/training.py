@@ -1,8 +1,7 @@
-"""`train`, `runs` and `models`."""
+"""`train` and `runs`."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from diapason.cli.options import DEFAULT_COLLECTION, DEFAULT_DATA, AsJson, Collection, Data, connect
 from diapason.cli.output import Failure, as_json, console, plain, share_bar, table
 from diapason.client import Client
-from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER, ModelKind
+from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER
 from diapason.trainer.v1 import rollout_pb2
 from diapason.trainer.v1.rollout_pb2 import Rollout, RolloutState
 from diapason.trainer.v1.training_pb2 import (
@@ -30,8 +29,6 @@ _SWITCHED = (rollout_pb2.ROLLOUT_STATE_RETIRING, rollout_pb2.ROLLOUT_STATE_DONE)
 
 # Of the newest runs an id's beginning is looked for in so many.
 MANY = 200
-
-models_app = typer.Typer(no_args_is_help=False)
 
 
 def train(
@@ -128,7 +125,7 @@ def runs(
         as_json([plain(run) for run in found])
         return
     rows = [
-        (run.id[:8], _moment(run.created_time), run.collection, _model(run), _state(run), run.message) for run in found
+        (run.id[:8], moment(run.created_time), run.collection, _model(run), _state(run), run.message) for run in found
     ]
     table("Runs", ["run", "created", "for", "model", "state", "message"], rows)
 
@@ -185,57 +182,6 @@ def _compared(title: str, metrics: Iterable[MetricComparison]) -> None:
     table(title, ["metric", ">dimensions", ">before", ">after", ">difference", ">95 % interval"], rows)
 
 
-@models_app.callback(invoke_without_command=True)
-def models(context: typer.Context, data: Data = DEFAULT_DATA, json: AsJson = False) -> None:
-    """List models and their versions, register a base model.
-
-    Example: diapason models
-    """
-    if context.invoked_subcommand:
-        return
-    with connect(data) as client:
-        versions = [version for model in client.models() for version in client.versions(model.name)]
-    if json:
-        as_json([plain(version) for version in versions])
-        return
-    rows = [
-        (
-            v.ref.model,
-            v.ref.number,
-            _kind(v.kind),
-            v.ref.digest[:12],
-            _moment(v.published_time),
-            v.dimension or "",
-            len(v.replicas),
-            ", ".join(v.leases),
-        )
-        for v in versions
-    ]
-    table("Versions", ["model", ">version", "kind", "digest", "published", ">size", ">replicas", "kept for"], rows)
-
-
-@models_app.command()
-def register(
-    name: Annotated[str, typer.Argument(help="Name of the new model.")],
-    source: Annotated[str, typer.Argument(help="A folder, a hub id or package:NAME.")],
-    dimensions: Annotated[list[int] | None, typer.Option(help="Smaller sizes at which it may be used.")] = None,
-    reranker: Annotated[bool, typer.Option("--reranker", help="It is a cross-encoder that scores pairs.")] = False,
-    data: Data = DEFAULT_DATA,
-    json: AsJson = False,
-) -> None:
-    """Import a base model as version 1 of a new lineage.
-
-    Example: diapason models register mine ./my-sentence-transformer --dimensions 64
-    """
-    if (folder := Path(source)).is_dir():
-        source = str(folder.resolve())
-    with connect(data) as client:
-        run = follow_run(client, client.register_model(name, source, dimensions or [], reranker))
-    as_json(plain(run)) if json else print_run(run)
-    if run.state != RUN_STATE_SUCCEEDED:
-        raise Failure(f"{name!r} was not registered: {run.message}")
-
-
 def _telling(run: Run) -> str:
     if not run.seconds_left:
         return run.message
@@ -253,13 +199,10 @@ def _model(run: Run) -> str:
     return f"reranker {run.model}" if run.model_kind == MODEL_KIND_RERANKER else run.model
 
 
-def _kind(kind: ModelKind.ValueType) -> str:
-    return ModelKind.Name(kind).removeprefix("MODEL_KIND_").lower()
-
-
 def _state(run: Run) -> str:
     return RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
 
 
-def _moment(stamp: Timestamp) -> str:
+def moment(stamp: Timestamp) -> str:
+    """Local time to the minute; empty for none."""
     return stamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if stamp.seconds else ""

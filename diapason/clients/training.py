@@ -103,6 +103,22 @@ class TrainingCalls:
         with errors():
             return self._registry.ListVersions(request, timeout=self._timeout).versions
 
+    def push_version(
+        self, version: VersionRef, repo: str, private: bool = False
+    ) -> Iterator[registry_pb2.PushVersionResponse]:
+        """Push a version's weights and a card to a model hub; what is being done, and at last where it lies.
+
+        ``version`` by digest or by model and number, ``repo`` as ``owner/name``. A repository that is made for it is
+        private if ``private``. Hub and token are those of the trainer. Whoever stops listening stops the push.
+        """
+        request = registry_pb2.PushVersionRequest(version=version, repo=repo, private=private)
+        call = self._registry.PushVersion(request)
+        try:
+            with errors():
+                yield from call
+        finally:
+            call.cancel()
+
     def start_rollout(self, collection: str, version: VersionRef) -> rollout_pb2.Rollout:
         """Roll a published version out."""
         request = rollout_pb2.StartRolloutRequest(collection=collection, version=version)

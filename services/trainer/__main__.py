@@ -23,6 +23,7 @@ from services.kit.server import Host, run
 from services.kit.sql import Database
 from services.trainer.broker import Nudger
 from services.trainer.datasets import Datasets
+from services.trainer.hub.pushing import Pusher
 from services.trainer.jobs import Jobs
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
@@ -52,7 +53,9 @@ async def build(settings: TrainerSettings, host: Host) -> AsyncIterator[None]:
         open_blocking_channel(settings.feedback_address) as feedback,
     ):
         peers = Peers(search, feedback)
-        models = RegistryServicer(jobs, registry, nudger)
+        objects = from_url(settings.artifacts_url)
+        pusher = Pusher(objects, settings.work_dir.resolve(), settings.push_timeout_seconds)
+        models = RegistryServicer(jobs, registry, nudger, pusher)
         host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, models)
         objects = from_url(settings.artifacts_url)
         datasets, reports = Datasets(database, objects), Reports(jobs, registry, objects)

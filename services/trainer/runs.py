@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +22,7 @@ from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
 from services.kit.errors import ServiceError
-from services.trainer import artifacts, brought, room
+from services.trainer import artifacts, brought, room, tracking
 from services.trainer.brought import Wanted
 from services.trainer.collecting import TooLittle, collect
 from services.trainer.domain import gate
@@ -61,6 +62,7 @@ class Runner:
         work_dir: Path,
         shutdown: Shutdown,
         processes: int = 1,
+        trackers: Sequence[str] = (),
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -69,6 +71,7 @@ class Runner:
         self._work_dir = work_dir
         self._shutdown = shutdown
         self._processes = processes
+        self._trackers = list(trackers)
 
     def execute(self, run_id: str) -> str:
         """Do a run if nobody else does. Returns the id of the rollout it started, or an empty string."""
@@ -221,6 +224,7 @@ class Runner:
             learning_rate=config.learning_rate,
             seed=config.seed,
             guard=run.request["gate"].get("guard", ""),
+            trackers=self._trackers,
         ).write(folder)
 
     def _publish(self, run: RunRow, folder: Path, lineage: Lineage, lease: str) -> PublishedVersion:
@@ -245,7 +249,7 @@ class Runner:
                 stderr=job_log,
                 stdin=subprocess.DEVNULL,
                 text=True,
-                env=os.environ | {WORKER_PID: str(os.getpid())},
+                env=os.environ | {WORKER_PID: str(os.getpid())} | tracking.environment(self._work_dir, run.id),
             )
             try:
                 failure = self._follow(run, process)

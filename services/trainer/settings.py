@@ -24,3 +24,5 @@ class TrainerSettings(ServiceSettings):
     dataset_bytes: int = Field(512 * 1024 * 1024, ge=1, description="most bytes that their texts may have together")
     load_timeout_seconds: float = Field(600.0, gt=0, description="how long replicas may take to load a version")
     training_processes: int = Field(1, ge=1, description="processes that train together, one for each GPU")
+    push_timeout_seconds: float = Field(3600.0, gt=0, description="how long pushing a version to a model hub may take")
+    trackers: str = Field("", description="where workers report training: any of tensorboard,mlflow,wandb, by commas")

@@ -17,8 +17,10 @@ from obstore.store import from_url
 
 from services.kit import logs
 from services.kit.channels import open_blocking_channel
+from services.kit.server import CannotStart
 from services.kit.settings import load
 from services.kit.sql import Database
+from services.trainer import tracking
 from services.trainer.broker import ROLLOUT_TASK, RUN_TASK, celery_app
 from services.trainer.jobs import Jobs
 from services.trainer.pacing import Interrupted, Shutdown
@@ -37,16 +39,21 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def main() -> int:
-    """Work until SIGTERM; unfinished jobs are given back."""
+    """Work until SIGTERM; unfinished jobs are given back. The exit status is 2 if it can't start."""
     settings = load(TrainerSettings, "services.trainer.worker", sys.argv[1:])
     logs.configure("worker", settings.log_level, settings.log_format)
+    try:
+        trackers = tracking.chosen(settings.trackers)
+    except CannotStart as error:
+        sys.stderr.write(f"worker: {error}\n")
+        return 2
     database = Database(settings.database_url)
     database.migrate(MIGRATIONS)
     jobs, registry, shutdown = Jobs(database), Registry(database), Shutdown()
     peers = Peers(open_blocking_channel(settings.search_address), open_blocking_channel(settings.feedback_address))
     work_dir = settings.work_dir.resolve()
     objects, processes = from_url(settings.artifacts_url), settings.training_processes
-    runner = Runner(jobs, registry, objects, peers, work_dir, shutdown, processes)
+    runner = Runner(jobs, registry, objects, peers, work_dir, shutdown, processes, trackers)
     roller = Roller(jobs, registry, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
     app = celery_app(settings.broker_url)
     training = threading.Lock()

@@ -25,8 +25,12 @@ class Deaf:
         return False
 
 
+class Untouched:
+    """In the place of what the call under test does not need."""
+
+
 async def test_a_reranker_is_registered_and_listed_as_one(store: Store) -> None:
-    servicer = RegistryServicer(store.jobs, store.registry, Deaf())  # type: ignore[arg-type]
+    servicer = RegistryServicer(store.jobs, store.registry, Deaf(), Untouched())  # type: ignore[arg-type]
     asked = registry_pb2.RegisterModelRequest(name="judge", kind=MODEL_KIND_RERANKER, source="somewhere")
     answer = await servicer.RegisterModel(asked, None)  # type: ignore[arg-type]
     request = store.jobs.get(RunRow, answer.run_id).request
@@ -40,7 +44,7 @@ async def test_a_reranker_is_registered_and_listed_as_one(store: Store) -> None:
     ("kind", "field"), [(MODEL_KIND_RERANKER, "dimensions"), (0, "kind"), (9, "kind")], ids=["sizes", "none", "unknown"]
 )
 async def test_a_model_of_no_kind_or_a_reranker_with_sizes_is_refused(store: Store, kind: Any, field: str) -> None:
-    servicer = RegistryServicer(store.jobs, store.registry, Deaf())  # type: ignore[arg-type]
+    servicer = RegistryServicer(store.jobs, store.registry, Deaf(), Untouched())  # type: ignore[arg-type]
     asked = registry_pb2.RegisterModelRequest(name="judge", kind=kind, source="somewhere", dimensions=[16])
     with pytest.raises(InvalidArgument) as refusal:
         await servicer.RegisterModel(asked, None)  # type: ignore[arg-type]
@@ -50,7 +54,7 @@ async def test_a_model_of_no_kind_or_a_reranker_with_sizes_is_refused(store: Sto
 async def test_a_reranker_that_is_rolled_out_by_hand_replaces_no_encoder(store: Store) -> None:
     reranker = replace(NEW, digest="9" * 64, number=9, kind=Kind.RERANKER, dimension=0, dimensions=())
     store.registry.publish(reranker, "import")
-    versions = await RegistryServicer(store.jobs, store.registry, Deaf()).ListVersions(  # type: ignore[arg-type]
+    versions = await RegistryServicer(store.jobs, store.registry, Deaf(), Untouched()).ListVersions(  # type: ignore[arg-type]
         registry_pb2.ListVersionsRequest(model="tiny"),
         None,  # type: ignore[arg-type]
     )

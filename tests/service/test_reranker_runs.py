@@ -74,7 +74,7 @@ def client(store: Store, peers: Peers, monkeypatch: pytest.MonkeyPatch, tmp_path
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:
         training = TrainingServicer(store.jobs, store.registry, Deaf(), peers, None, None)  # type: ignore[arg-type]
-        registry = RegistryServicer(store.jobs, store.registry, Deaf())  # type: ignore[arg-type]
+        registry = RegistryServicer(store.jobs, store.registry, Deaf(), None)  # type: ignore[arg-type]
         host = Host(ServiceSettings(listen=""))
         host.serve(TRAINING, training_pb2_grpc.add_TrainingServiceServicer_to_server, training)
         host.serve(REGISTRY, registry_pb2_grpc.add_RegistryServiceServicer_to_server, registry)

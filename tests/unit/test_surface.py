@@ -21,7 +21,8 @@ def test_the_client_has_these_calls() -> None:
         "embed", "embed_stream", "rerank", "split", "embedder_info",
         "upload_dataset", "datasets", "dataset", "delete_dataset",
         "train", "run", "runs", "cancel_run", "watch_run", "trainer_status", "report",
-        "register_model", "models", "versions", "start_rollout", "rollout", "watch_rollout", "roll_back",
+        "register_model", "models", "versions", "push_version",
+        "start_rollout", "rollout", "watch_rollout", "roll_back",
         "close", "health",
         "search", "search_many", "upsert", "documents", "count", "delete",
         "create_collection", "collection", "update_collection", "delete_collection", "collections", "routes",
@@ -40,7 +41,7 @@ def test_every_error_is_in_the_tree_that_the_module_draws() -> None:
 def test_every_command_has_json_and_an_example() -> None:
     commands = dict(commands_of(get_command(app)))
     assert set(commands) == {
-        "up", "status", "index", "search", "train", "runs", "report", "models", "models register",
+        "up", "status", "index", "search", "train", "runs", "report", "models", "models register", "models push",
         "datasets", "datasets upload", "datasets show", "datasets delete",
         "feedback", "feedback up", "feedback down", "feedback withdraw", "feedback list", "feedback summary",
         "feedback export", "feedback erase",

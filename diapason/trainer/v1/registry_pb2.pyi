@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,27 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PushStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PushStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PushStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PUSH_STAGE_UNSPECIFIED: _PushStage.ValueType  # 0
+    PUSH_STAGE_FETCHING: _PushStage.ValueType  # 1
+    """The weights are read from the artifact store and verified."""
+    PUSH_STAGE_UPLOADING: _PushStage.ValueType  # 2
+    PUSH_STAGE_DONE: _PushStage.ValueType  # 3
+
+class PushStage(_PushStage, metaclass=_PushStageEnumTypeWrapper): ...
+
+PUSH_STAGE_UNSPECIFIED: PushStage.ValueType  # 0
+PUSH_STAGE_FETCHING: PushStage.ValueType  # 1
+"""The weights are read from the artifact store and verified."""
+PUSH_STAGE_UPLOADING: PushStage.ValueType  # 2
+PUSH_STAGE_DONE: PushStage.ValueType  # 3
+Global___PushStage: _TypeAlias = PushStage  # noqa: Y015
 
 @_typing.final
 class RegisterModelRequest(_message.Message):
@@ -367,3 +389,64 @@ class DesiredVersion(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DesiredVersion: _TypeAlias = DesiredVersion  # noqa: Y015
+
+@_typing.final
+class PushVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPO_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    repo: _builtins.str
+    """"owner/name". Made if it is not there; what it holds beside the pushed files stays."""
+    private: _builtins.bool
+    """A repository that is made is private. One that is there must be private already."""
+    @_builtins.property
+    def version(self) -> _version_pb2.VersionRef:
+        """By digest, or by model and number."""
+
+    def __init__(
+        self,
+        *,
+        version: _version_pb2.VersionRef | None = ...,
+        repo: _builtins.str = ...,
+        private: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["private", b"private", "repo", b"repo", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushVersionRequest: _TypeAlias = PushVersionRequest  # noqa: Y015
+
+@_typing.final
+class PushVersionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    stage: Global___PushStage.ValueType
+    size_bytes: _builtins.int
+    """What goes up, the card included; known from PUSH_STAGE_UPLOADING on."""
+    url: _builtins.str
+    """Of the repository. It and the commit are known when it is done."""
+    commit: _builtins.str
+    """The commit's id, 40 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        stage: Global___PushStage.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        url: _builtins.str = ...,
+        commit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "size_bytes", b"size_bytes", "stage", b"stage", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushVersionResponse: _TypeAlias = PushVersionResponse  # noqa: Y015

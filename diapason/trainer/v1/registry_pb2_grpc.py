@@ -59,6 +59,11 @@ class RegistryServiceStub:
                 request_serializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncRequest.SerializeToString,
                 response_deserializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncResponse.FromString,
                 _registered_method=True)
+        self.PushVersion = channel.unary_stream(
+                '/diapason.trainer.v1.RegistryService/PushVersion',
+                request_serializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionRequest.SerializeToString,
+                response_deserializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer:
@@ -96,6 +101,14 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushVersion(self, request, context):
+        """Puts a version's weights and a model card into a repository of a model hub. Says what it is at; the last answer
+        says where it lies. Ends when the caller goes away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +136,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.Sync,
                     request_deserializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncRequest.FromString,
                     response_serializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncResponse.SerializeToString,
+            ),
+            'PushVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.PushVersion,
+                    request_deserializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionRequest.FromString,
+                    response_serializer=diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +278,33 @@ class RegistryService:
             '/diapason.trainer.v1.RegistryService/Sync',
             diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncRequest.SerializeToString,
             diapason_dot_trainer_dot_v1_dot_registry__pb2.SyncResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/diapason.trainer.v1.RegistryService/PushVersion',
+            diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionRequest.SerializeToString,
+            diapason_dot_trainer_dot_v1_dot_registry__pb2.PushVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,10 @@ class RegistryServiceStub:
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
     Sync: _grpc.StreamStreamMultiCallable[_registry_pb2.SyncRequest, _registry_pb2.SyncResponse]
     """A replica reports what it holds; each answer is the whole set that it should hold."""
+    PushVersion: _grpc.UnaryStreamMultiCallable[_registry_pb2.PushVersionRequest, _registry_pb2.PushVersionResponse]
+    """Puts a version's weights and a model card into a repository of a model hub. Says what it is at; the last answer
+    says where it lies. Ends when the caller goes away.
+    """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
@@ -49,6 +53,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
     Sync: _aio.StreamStreamMultiCallable[_registry_pb2.SyncRequest, _registry_pb2.SyncResponse]  # type: ignore[assignment]
     """A replica reports what it holds; each answer is the whole set that it should hold."""
+    PushVersion: _aio.UnaryStreamMultiCallable[_registry_pb2.PushVersionRequest, _registry_pb2.PushVersionResponse]  # type: ignore[assignment]
+    """Puts a version's weights and a model card into a repository of a model hub. Says what it is at; the last answer
+    says where it lies. Ends when the caller goes away.
+    """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,5 +95,15 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.SyncResponse], _abc.AsyncIterator[_registry_pb2.SyncResponse]]:
         """A replica reports what it holds; each answer is the whole set that it should hold."""
+
+    @_abc_1.abstractmethod
+    def PushVersion(
+        self,
+        request: _registry_pb2.PushVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.PushVersionResponse], _abc.AsyncIterator[_registry_pb2.PushVersionResponse]]:
+        """Puts a version's weights and a model card into a repository of a model hub. Says what it is at; the last answer
+        says where it lies. Ends when the caller goes away.
+        """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

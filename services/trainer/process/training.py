@@ -123,6 +123,7 @@ def train(
     )
     curves = Curves(folder / _CHECKPOINTS, model, validate)
     trainer = trainer_of(model=model, args=arguments, train_dataset=rows, loss=loss, callbacks=[curves])
+    curves.note = trainer.log
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if not trainer.state.global_step:  # too few of them differ
         raise _too_few(len(rows), spec.batch_size)
@@ -225,6 +226,8 @@ class Curves(TrainerCallback):
         self._file, self._best_file = folder / "curves.json", folder / "best.safetensors"
         self._model, self._validate = model, validate
         self._started: tuple[float, int] | None = None
+        # How the trackers hear of it, once there is a trainer.
+        self.note: Callable[[dict[str, float]], None] | None = None
         self.losses: list[dict[str, float]] = []
         self.validation: list[dict[str, float]] = []
         if self._file.exists():
@@ -287,6 +290,9 @@ class Curves(TrainerCallback):
             return
         score = self._validate()
         say(stage="train", message=f"epoch {state.epoch or 0:.0f}: nDCG@10 {score:.3f} on validation queries")
+        if self.note:
+            # Trackers sort what begins with "eval_"; not all of them take an @ in a name.
+            self.note({"eval_ndcg_at_10": score})
         self.validation.append({"step": state.global_step, "epoch": float(state.epoch or 0), "ndcg@10": score})
         if not is_first():  # it sees what the first sees, so that both stop at the same epoch; one writes
             return

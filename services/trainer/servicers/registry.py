@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER
 from diapason.embedder.v1.embedder_pb2 import VersionStatus
@@ -10,26 +11,30 @@ from diapason.trainer.v1 import (
     registry_pb2,
     registry_pb2_grpc,
 )
-from services.kit.errors import InvalidArgument, Violation
+from services.kit.errors import InvalidArgument, NotFound, Violation
 from services.trainer import wire
 from services.trainer.broker import RUN_TASK, Nudger
-from services.trainer.domain.model import (
-    Kind,
-)
+from services.trainer.domain.model import Kind, PublishedVersion
+from services.trainer.hub.pushing import Push, Pusher, Step
 from services.trainer.jobs import Jobs
 from services.trainer.registry import Registry
 from services.trainer.servicers.common import Context, find_version
+from services.trainer.tables import RunRow
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# As huggingface_hub's `validate_repo_id` has it; here an owner must be named.
+_REPO = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_][\w.-]*(?<![.-])/[A-Za-z0-9_][\w.-]*(?<![.-])", re.ASCII)
+_REPO_CHARACTERS = 96
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Models, versions, and what replicas should hold."""
 
-    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger) -> None:
+    def __init__(self, jobs: Jobs, registry: Registry, nudger: Nudger, pusher: Pusher) -> None:
         self._jobs = jobs
         self._registry = registry
         self._nudger = nudger
+        self._pusher = pusher
 
     async def RegisterModel(
         self, request: registry_pb2.RegisterModelRequest, context: Context
@@ -99,6 +104,25 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                 ]
             )
 
+    async def PushVersion(
+        self, request: registry_pb2.PushVersionRequest, context: Context
+    ) -> AsyncIterator[registry_pb2.PushVersionResponse]:
+        """Push, saying what it is at. The token is the trainer's own; nothing in the request could hold one."""
+        if not _REPO.fullmatch(request.repo) or len(request.repo) > _REPO_CHARACTERS:
+            rule = f"use owner/name of letters, digits, '-', '_' and '.', at most {_REPO_CHARACTERS} characters"
+            raise InvalidArgument(Violation("repo", f"is {request.repo[:200]!r}; {rule}"))
+        version = await asyncio.to_thread(find_version, self._registry, request.version)
+        gate = await asyncio.to_thread(self._gate_of, version)
+        async for step in self._pusher.push(Push(version, request.repo, request.private, gate)):
+            yield _step(step)
+
+    def _gate_of(self, version: PublishedVersion) -> dict[str, Any]:
+        """What its run's gate measured; empty for a version that no gate let pass, as an imported one."""
+        try:
+            return self._jobs.get(RunRow, version.run_id).gate or {}
+        except NotFound:
+            return {}
+
     def _versions(self, model: str) -> list[registry_pb2.Version]:
         replicas = self._registry.replicas()
         result = []
@@ -112,3 +136,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
                     version.replicas.append(registry_pb2.ReplicaStatus(replica_id=replica_id, status=status))
             result.append(version)
         return result
+
+
+def _step(step: Step) -> registry_pb2.PushVersionResponse:
+    stage = registry_pb2.PUSH_STAGE_FETCHING
+    if step.size_bytes:
+        stage = registry_pb2.PUSH_STAGE_DONE if step.commit else registry_pb2.PUSH_STAGE_UPLOADING
+    return registry_pb2.PushVersionResponse(stage=stage, size_bytes=step.size_bytes, url=step.url, commit=step.commit)

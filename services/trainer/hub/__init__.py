@@ -1,0 +1,1 @@
+"""Pushing versions to a model hub: the card, the push, and the process that uploads."""
