@@ -86,7 +86,7 @@ def test_the_spec_carries_the_trackers(store: Store, tmp_path: Path) -> None:
     for trackers in ([], ["mlflow", "wandb"]):
         run = _collected(store, tmp_path)
         with pytest.raises(SystemExit):
-            Stopped(store.jobs, store.registry, None, None, work, Shutdown(), trackers).execute(run.id)  # type: ignore[arg-type]
+            Stopped(store.jobs, store.registry, None, None, work, Shutdown(), trackers=trackers).execute(run.id)  # type: ignore[arg-type]
     assert seen == [[], ["mlflow", "wandb"]]
 
 
@@ -99,7 +99,7 @@ def test_tensorboard_follows_a_run_and_its_files_outlive_the_runs_folder(
     shutil.copytree(tiny.model, work / "weights" / OLD.digest)
     (tmp_path / "objects").mkdir()
     objects = from_url((tmp_path / "objects").as_uri())
-    runner = Runner(store.jobs, store.registry, objects, None, work, Shutdown(), ["tensorboard"])  # type: ignore[arg-type]
+    runner = Runner(store.jobs, store.registry, objects, None, work, Shutdown(), trackers=["tensorboard"])  # type: ignore[arg-type]
     runner.execute(run.id)
     ended = store.jobs.get(RunRow, run.id)
     assert ended.state == "succeeded", ended.message
