@@ -4,8 +4,8 @@
     python -m benchmarks.learning --parts scifact  # some parts alone: scifact, medquad, guard, curve
     python -m benchmarks.learning --short WEIGHTS --data FOLDER    # a tiny model: shows that it runs, no figures
 
-Each training is the product's own job process over a run's folder, as a worker leaves it. With --work runs and marks are
-kept, and a benchmark that was stopped goes on where it was: delete that folder when the trainer's code has changed.
+Each training is the product's own job process over a run's folder, as a worker leaves it. With --work runs and marks
+are kept, and a benchmark that was stopped goes on where it was: delete that folder when the trainer's code has changed.
 """
 
 import argparse

@@ -28,7 +28,7 @@ _METRIC = metrics.DECIDING
 
 @dataclass(frozen=True)
 class Marks:
-    """nDCG@10 of each test query, in the order of their file: by meaning at each size, and with words at the full one."""
+    """nDCG@10 of each test query, in their file's order: by meaning at each size, with words too at the full one."""
 
     dense: Mapping[int, Sequence[float]]
     hybrid: Sequence[float]
@@ -83,9 +83,7 @@ def _score(ranked: Sequence[str], grades: Mapping[str, int]) -> float:
     return metrics.METRICS[_METRIC](ranked, grades)
 
 
-def _ranked(
-    queries: vectors.Matrix, documents: vectors.Matrix, names: Sequence[str], size: int
-) -> list[list[str]]:
+def _ranked(queries: vectors.Matrix, documents: vectors.Matrix, names: Sequence[str], size: int) -> list[list[str]]:
     """The nearest documents, every one compared."""
     similarity = vectors.truncated(queries, size) @ vectors.truncated(documents, size).T
     found = []

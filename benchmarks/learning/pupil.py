@@ -49,9 +49,7 @@ def tune(folder: Path) -> Tuned:
     if not (folder / _TOOK).exists():
         _run(folder)
     result = json.loads((folder / files.RESULT).read_text())
-    before, after = (
-        {int(size): metrics for size, metrics in result[name].items()} for name in ("before", "after")
-    )
+    before, after = ({int(size): metrics for size, metrics in result[name].items()} for name in ("before", "after"))
     details = json.loads((folder / files.DETAILS).read_text())
     verdict = gate.decide(before, after, gate.GatePolicy())
     seconds = json.loads((folder / _TOOK).read_text())["seconds"]
