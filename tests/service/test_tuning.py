@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from services.trainer.domain.data import Judged
 from services.trainer.domain.examples import Row
-from services.trainer.process import loading, mixing, replay
+from services.trainer.process import loading, mixing
 from services.trainer.process.encoding import Encoder, Plain
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
@@ -63,36 +62,6 @@ def test_training_reads_the_beginnings_of_long_documents(tiny: Tiny) -> None:
     rows = [Row("red", ("long", "short"), 1.0), Row("old", ("short", "empty"), 1.0)]
     found = shortened(model, rows, texts, tokens=5)
     assert found == {"long": "red  blue, old red", "short": "red", "empty": ""}
-
-
-def test_what_is_remembered_are_first_lines_and_sentences_of_the_rest(tiny: Tiny) -> None:
-    model = loading.load(str(tiny.model))
-    texts = ["red house\nold film. blue boat! ", "sinks", "", "\nsings."]
-    first, again, other = (replay.remembered(model, texts, seed) for seed in (1, 1, 2))
-    assert set(first.texts) | set(other.texts) <= {"red house", "old film.", "blue boat!", "sinks", "sings."}
-    assert {"red house", "sinks", "sings."} <= set(first.texts)
-    assert first.texts == again.texts
-    assert first.vectors == pytest.approx(Plain(model)(first.texts, "document"), abs=2e-2)
-    assert replay.remembered(model, ["", " "], 1).texts == []
-
-
-@pytest.mark.parametrize(("weight", "moved"), [(0.0, True), (1000.0, False)])
-def test_what_is_remembered_moves_less_while_something_else_is_learned(tiny: Tiny, weight: float, moved: bool) -> None:
-    torch.manual_seed(1)
-    model = loading.load(str(tiny.model))
-    without_dropout(model)
-    known = replay.remembered(model, TEXTS, 1)
-    loss = replay.Keeping(MultipleNegativesRankingLoss(model), model, known, weight)
-    batch = [model.preprocess(some) for some in (TEXTS[:8], TEXTS[8:16])]
-    plain = float(MultipleNegativesRankingLoss(model)([dict(one) for one in batch], None).detach())
-    assert float(loss([dict(one) for one in batch], None).detach()) == pytest.approx(plain, abs=0.01 + 1e-3 * weight)
-    steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(20):
-        steps.zero_grad()
-        loss([dict(one) for one in batch], None).backward()
-        steps.step()
-    cosines = (Plain(model)(known.texts, "document") * known.vectors).sum(axis=1)
-    assert bool(cosines.mean() < 0.95) is moved
 
 
 def test_what_is_mined_was_not_judged_and_keeps_a_margin() -> None:

@@ -10,7 +10,8 @@ def write_beir(folder: Path, train: int, test: int) -> Path:
     """Every topic's document, and of each so many queries in either split."""
     (folder / "qrels").mkdir(parents=True)
     corpus = [{"_id": f"d{topic}", "title": "", "text": words.document(topic)} for topic in range(words.TOPICS)]
-    queries, splits = [], {"train": [], "test": []}
+    queries: list[dict[str, str]] = []
+    splits: dict[str, list[str]] = {"train": [], "test": []}
     for topic in range(words.TOPICS):
         for wording in range(train + test):
             name = f"q{topic}-{wording}"

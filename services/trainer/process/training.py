@@ -20,7 +20,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from services.trainer.domain.examples import Form, Row
 from services.trainer.process.recipes import Recipe, build
-from services.trainer.process.replay import Keeping, Remembered
 from services.trainer.process.spec import JobError, Spec, say
 
 _LOG_STEPS = 5
@@ -44,13 +43,10 @@ class Training:
     def __init__(self, model: SentenceTransformer, recipe: Recipe, spec: Spec, folder: Path) -> None:
         self._model, self._recipe, self._spec, self._folder = model, recipe, spec, folder
 
-    def run(
-        self, rows: Sequence[Row], texts: dict[str, str], validate: Validate | None, known: Remembered | None = None
-    ) -> "Curves":
+    def run(self, rows: Sequence[Row], texts: dict[str, str], validate: Validate | None) -> "Curves":
         """Train; what the model is afterwards are the weights of the epoch that was best on validation queries.
 
-        What is ``known`` it keeps to meanwhile. Taken up again it goes on from the last checkpoint. Raises ``JobError``
-        if the loss stops being a number.
+        Taken up again it goes on from the last checkpoint. Raises ``JobError`` if the loss stops being a number.
         """
         spec = self._spec
         without_dropout(self._model)
@@ -77,13 +73,12 @@ class Training:
             run_name=self._folder.name,
             disable_tqdm=True,
         )
-        loss = build(self._recipe, self._model, spec.dimensions)
         curves = Curves(self._folder / _CHECKPOINTS, self._model, validate)
         trainer = SentenceTransformerTrainer(
             model=self._model,
             args=arguments,
             train_dataset=dataset(rows, shortened(self._model, rows, texts)),
-            loss=Keeping(loss, self._model, known) if known and known.texts else loss,
+            loss=build(self._recipe, self._model, spec.dimensions),
             callbacks=[curves],
         )
         trainer.train(resume_from_checkpoint=last_checkpoint(self._folder))

@@ -16,7 +16,7 @@ from diapason.vectors import Matrix
 from services.trainer.domain import examples
 from services.trainer.domain import recipes as choices
 from services.trainer.domain.data import Judged
-from services.trainer.process import detailing, evaluating, exporting, loading, mixing, recipes, replay
+from services.trainer.process import detailing, evaluating, exporting, loading, mixing, recipes
 from services.trainer.process.encoding import Encoder, encoder
 from services.trainer.process.mining import mine
 from services.trainer.process.rotation import rotate
@@ -81,8 +81,7 @@ def tune(spec: Spec, folder: Path) -> None:
     spec = replace(spec, epochs=spec.epochs or choices.epochs(pairs))
     rows = examples.resampled(examples.rows(recipe.form, material.train, mined, spec.negatives), spec.seed)
     validate = _validation(model, material, mined, spec)
-    known = replay.remembered(model, list(material.texts.values()), spec.seed)
-    curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate, known)
+    curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate)
     share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
     material.seconds["train"] = time.monotonic() - started
     spaces = _spaces(model, spec, material, plain)
