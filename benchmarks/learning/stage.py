@@ -35,7 +35,7 @@ class Stage:
         if not lesson.exists():
             lessons.take(self.sources[name], lesson)
         config = replace(self.config, seed=sample.seed)
-        settings = json.dumps([asdict(sample), asdict(config), str(self.base)], sort_keys=True)
+        settings = json.dumps([asdict(sample), asdict(config)], sort_keys=True)
         label = f"{name}-{sample.judgments or 'all'}-{sample.flipped:g}-{sample.seed}"
         folder = self.work / "runs" / f"{label}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         say(f"learning: {label}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tiny
-from tests.support.asked import write_beir
+from tests.support.splits import write_beir
 from tests.support.words import TOPICS, query
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from benchmarks.learning import lessons
 from benchmarks.learning.lessons import Sample
 from services.trainer.domain.model import TrainingConfig
 from tests.support import words
-from tests.support.asked import write_beir
+from tests.support.splits import write_beir
 
 JUDGMENTS = 3 * words.TOPICS
 
