@@ -18,7 +18,7 @@ up: $(VENV)/.demo ## Run the embedded stack until Ctrl-C.
 	$(BIN)/diapason up
 
 test: $(VENV)/.dev ## Run all tests, with real processes, on two cores.
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
 	$(BIN)/python -m pytest -m "not slow"
