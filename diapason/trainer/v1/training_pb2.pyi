@@ -144,7 +144,7 @@ class TrainingConfig(_message.Message):
     NEGATIVES_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
-    """At most so many; the best on validation queries is kept. 2 to 4, the fewer the more relevant pairs there are."""
+    """At most so many; the best on validation queries is kept. 3, or 4 below 100 relevant pairs."""
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float

@@ -19,7 +19,7 @@ NAMES = (
 # EduRanker's experience with two to three epochs at 5e-5 below 100 examples and more at 2e-5 above 500 was of a
 # cross-encoder. The encoder here starts from vectors that are good already and is steered by validation queries: what
 # does harm is not kept.
-_FEW, _MANY = 100, 500
+_FEW = 100
 # Different targets from which on they are taken for grades.
 _GRADES = 4
 
@@ -34,4 +34,4 @@ def choose(judged: Sequence[Judged]) -> str:
 
 def epochs(positives: int) -> int:
     """Passes over so many relevant pairs."""
-    return 4 if positives < _FEW else 3 if positives < _MANY else 2
+    return 4 if positives < _FEW else 3
