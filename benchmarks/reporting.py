@@ -47,6 +47,7 @@ def row(
 
 def write(name: str, rows: Sequence[Row], folder: Path = RESULTS, **beside: Any) -> Path:
     """Write ``NAME.json``, with what is given ``beside`` the rows, and say on standard output what is in them."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     content = {"machine": machine(), "rows": [asdict(row) for row in rows], **beside}
     path.write_text(json.dumps(content, indent=2) + "\n")
