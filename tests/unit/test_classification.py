@@ -1,7 +1,5 @@
 """How well scores tell relevant pairs from others: worked examples, definitions by brute force, and scikit-learn."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,7 +75,6 @@ def test_curves_run_from_end_to_end_and_never_back(pairs: list[tuple[int, float]
         assert np.trapezoid(curve.y, curve.x) == pytest.approx(auc(labels, scores))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 @settings(deadline=None)  # the first import takes a second
 @given(PAIRS)
 def test_scikit_learn_says_the_same(pairs: list[tuple[int, float]]) -> None:
