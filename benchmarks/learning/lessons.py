@@ -14,11 +14,14 @@ from pathlib import Path
 
 from diapason.evaluation import beir
 from services.trainer.domain import data
-from services.trainer.domain.data import Judgment
+from services.trainer.domain.data import Judged, Judgment
+from services.trainer.domain.gate import GatePolicy
 from services.trainer.domain.model import TrainingConfig
 from services.trainer.process import spec as files
 
 TRAIN = "train"
+# Of a guard set: enough for half of the queries to steer and the others to judge, and for a ranking to be hard.
+GUARD_QUERIES, GUARD_DOCUMENTS = 500, 2_000
 
 
 def take(source: Path, to: Path) -> Path:
@@ -76,6 +79,32 @@ def thumbs(lesson: Path, sample: Sample) -> list[Judgment]:
     return _one_opinion(found)
 
 
+def guard(lesson: Path, name: str, folder: Path) -> None:
+    """What must not be forgotten, into the folder of a run on something else: queries of a lesson, and some documents.
+
+    The documents are those that the queries are of, and others drawn by chance.
+    """
+    dataset = beir.read(lesson, TRAIN)
+    chance = random.Random(0)  # noqa: S311
+    asked = sorted(name for name, grades in dataset.judgments.items() if grades.keys() & dataset.document_ids)
+    chosen = chance.sample(asked, min(GUARD_QUERIES, len(asked)))
+    judged = [
+        Judged(dataset.queries[name], {document: float(grade) for document, grade in dataset.judgments[name].items()})
+        for name in chosen
+    ]
+    needed = {document for one in judged for document in one.relevant} & dataset.document_ids
+    others = sorted(dataset.document_ids - needed)
+    needed |= set(chance.sample(others, min(max(0, GUARD_DOCUMENTS - len(needed)), len(others))))
+    texts = [{"id": entry.id, "text": _text(entry)} for entry in dataset.entries() if entry.id in needed]
+    files.write_lines(folder / files.GUARD_CORPUS, texts)
+    files.write_lines(folder / files.GUARD, [asdict(one) for one in judged])
+    replace(files.Spec.read(folder), guard=name, guard_margin=GatePolicy.guard_margin).write(folder)
+
+
+def _text(entry: beir.Entry) -> str:
+    return f"{entry.title}\n{entry.text}" if entry.title else entry.text
+
+
 def _one_opinion(judgments: Sequence[Judgment]) -> list[Judgment]:
     """Of one query and document the last word, as an export has it."""
     return list({(one.query, one.document_id): one for one in judgments}.values())
@@ -86,10 +115,7 @@ def prepare(lesson: Path, sample: Sample, config: TrainingConfig, base: Path, fo
     folder.mkdir(parents=True)
     judgments = thumbs(lesson, sample)
     dataset = data.prepare(judgments, config.held_out)
-    corpus = [
-        {"id": entry.id, "text": f"{entry.title}\n{entry.text}" if entry.title else entry.text}
-        for entry in beir.read(lesson, TRAIN).entries()
-    ]
+    corpus = [{"id": entry.id, "text": _text(entry)} for entry in beir.read(lesson, TRAIN).entries()]
     files.write_lines(folder / files.CORPUS, corpus)
     for name, some in (
         (files.TRAIN, dataset.train),

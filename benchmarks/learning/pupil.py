@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Tuned:
         """What a reader of results should know of it; no text of the data is among it."""
         data = {name: self.details["data"][name] for name in _COUNTS}
         steered = [{**one, "ndcg@10": round(one["ndcg@10"], 4)} for one in self.details["validation"]]
-        mixed = {"validation": steered, "kept": self.details["mix_chosen"]}
+        mixed = {"validation": steered, "mix": self.details["mix"], "kept": self.details["mix_chosen"]}
         said = {"verdict": self.verdict.verdict.value, "reason": self.verdict.reason}
         return {"config": self.details["config"], **data, **mixed, **said, "seconds": round(self.seconds)}
 
@@ -49,11 +50,17 @@ def tune(folder: Path) -> Tuned:
     if not (folder / _TOOK).exists():
         _run(folder)
     result = json.loads((folder / files.RESULT).read_text())
-    before, after = ({int(size): metrics for size, metrics in result[name].items()} for name in ("before", "after"))
+    before, after = _scores(result)
     details = json.loads((folder / files.DETAILS).read_text())
-    verdict = gate.decide(before, after, gate.GatePolicy())
+    guard = _scores(result["guard"]) if "guard" in result else None
+    verdict = gate.decide(before, after, gate.GatePolicy(guard=details.get("guard", {}).get("name", "")), guard)
     seconds = json.loads((folder / _TOOK).read_text())["seconds"]
     return Tuned(folder / files.CANDIDATE / files.WEIGHTS, verdict, details, seconds)
+
+
+def _scores(result: Mapping[str, Any]) -> tuple[gate.Scores, gate.Scores]:
+    before, after = ({int(size): metrics for size, metrics in result[name].items()} for name in ("before", "after"))
+    return before, after
 
 
 def _run(folder: Path) -> None:

@@ -29,23 +29,26 @@ class Stage:
     # What is worth knowing of each, beside the figures.
     runs: list[dict[str, Any]] = field(default_factory=list)
 
-    def learn(self, name: str, sample: Sample) -> Tuned:
-        """Tune the base on judgments of a source's train split."""
-        lesson = self.work / "lessons" / name
-        if not lesson.exists():
-            lessons.take(self.sources[name], lesson)
+    def learn(self, name: str, sample: Sample, guard: str = "") -> Tuned:
+        """Tune the base on judgments of a source's train split; with another's train split as the guard set."""
         config = replace(self.config, seed=sample.seed)
         settings = json.dumps([asdict(sample), asdict(config)], sort_keys=True)
-        label = f"{name}-{sample.judgments or 'all'}-{sample.flipped:g}-{sample.seed}"
+        label = f"{name}-{sample.judgments or 'all'}-{sample.flipped:g}-{sample.seed}" + (f"-{guard}" if guard else "")
         folder = self.work / "runs" / f"{label}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         say(f"learning: {label}")
         if not folder.exists():
-            lessons.prepare(lesson, sample, config, self.base, folder)
+            lessons.prepare(self._lesson(name), sample, config, self.base, folder)
+            if guard:
+                lessons.guard(self._lesson(guard), guard, folder)
         tuned = pupil.tune(folder)
         told = {"run": label, **tuned.told}
         if told not in self.runs:
             self.runs.append(told)
         return tuned
+
+    def _lesson(self, name: str) -> Path:
+        lesson = self.work / "lessons" / name
+        return lesson if lesson.exists() else lessons.take(self.sources[name], lesson)
 
     def marks(self, tuned: Tuned | None, on: str) -> Marks:
         """The marks of a candidate, or of the base, on the test split of a source."""

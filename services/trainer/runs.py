@@ -224,6 +224,7 @@ class Runner:
             learning_rate=config.learning_rate,
             seed=config.seed,
             guard=run.request["gate"].get("guard", ""),
+            guard_margin=run.request["gate"].get("guard_margin", gate.GatePolicy.guard_margin),
             trackers=self._trackers,
         ).write(folder)
 

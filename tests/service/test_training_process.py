@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.trainer.domain.data import Judged, Judgment, prepare
+from services.trainer.domain.data import Judged, Judgment, parted_guard, prepare
 from services.trainer.domain.examples import rows
 from services.trainer.domain.recipes import CLASSES
 from services.trainer.process import WORKER_PID, loading, mixing
@@ -126,6 +126,27 @@ def test_i7_a_training_goes_on_from_its_checkpoint_after_a_kill(tiny: Tiny, tmp_
     assert (folder / RESULT).exists()
 
 
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_i9_one_half_of_a_guard_set_steers_and_the_other_judges(tiny: Tiny, tmp_path: Path, margin: float) -> None:
+    folder = _prepared(tmp_path / "guarded", tiny, epochs=2, guard="elsewhere", guard_margin=margin)
+    texts = {f"g{topic}": document(topic) for topic in range(TOPICS)}
+    judged = [Judged(query(topic, wording), {f"g{topic}": 1.0}) for topic in range(TOPICS) for wording in (3, 4)]
+    _lines(folder / GUARD_CORPUS, [{"id": name, "text": text} for name, text in texts.items()])
+    _lines(folder / GUARD, [asdict(one) for one in judged])
+    _finished(_started(folder), folder)
+    result, details = (json.loads((folder / name).read_text()) for name in (RESULT, DETAILS))
+    steering, judging = parted_guard(judged)
+    assert min(len(steering), len(judging)) >= 15
+    assert {len(found["ndcg@10"]) for found in result["guard"]["after"].values()} == {len(judging)}
+    chosen = next(one for one in details["mix"] if one["weight"] == details["mix_chosen"])
+    fallen = [one for one in details["mix"] if one.get("guard", 0.0) < -margin]
+    assert "guard" in chosen
+    assert chosen not in fallen or chosen["guard"] == max(one["guard"] for one in fallen)
+    # What stands before it was asked about and had forgotten too much.
+    better = [one for one in details["mix"] if one["ndcg@10"] > chosen["ndcg@10"]]
+    assert all(one in fallen for one in better)
+
+
 def test_i9_the_guard_set_is_measured_before_and_after(tiny: Tiny, tmp_path: Path) -> None:
     folder = _prepared(tmp_path / "guarded", tiny, epochs=1, guard="elsewhere")
     texts = {f"g{topic}": document(topic) for topic in range(4)}
@@ -138,7 +159,7 @@ def test_i9_the_guard_set_is_measured_before_and_after(tiny: Tiny, tmp_path: Pat
         assert {size: len(found["ndcg@10"]) for size, found in result["guard"][side].items()} == {"32": 4, "16": 4}
     # As a base that nobody trained sees them, by another way.
     model = loading.load(str(tiny.model))
-    found = Guard(judged, texts).scores(Guard(judged, texts).seen_by(Encoder(model)), [32])
+    found = Guard([], judged, texts).scores(judged, Encoder(model), [32])
     assert result["guard"]["before"]["32"]["ndcg@10"] == pytest.approx(found[32]["ndcg@10"])
     assert (details["guard"]["name"], details["guard"]["queries"]) == ("elsewhere", 4)
     assert 0 < result["judged@10"]["after"] <= 1

@@ -89,8 +89,46 @@ def test_a_mix_lies_between_and_is_the_best_on_validation(tiny: Tiny) -> None:
 
     share, tried = mixing.mix(model, before, validate)
     assert share == 0.25
-    assert [one["weight"] for one in tried] == [0.25, 0.5, 0.75, 1.0]
+    assert [one.weight for one in tried] == [0.25, 0.5, 0.75, 1.0]
     assert model.state_dict()[name].flatten()[0].item() - start == pytest.approx(0.25, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steered", "forgotten", "margin", "share", "asked"),
+    [
+        (True, 0.1, 0.06, 0.5, [0.5, 0.75, 1.0]),  # of 0.75, the best, too much
+        (True, 0.1, 0.2, 0.75, [0.75]),  # the best will do
+        (True, 0.1, 0.01, 0.25, [0.25, 0.5, 0.75, 1.0]),  # none will do: the least
+        (False, 0.1, 0.06, 0.5, [0.5, 0.75, 1.0]),  # nothing to steer by but the guard set
+    ],
+)
+def test_a_mix_that_has_forgotten_too_much_is_not_taken(
+    tiny: Tiny, steered: bool, forgotten: float, margin: float, share: float, asked: list[float]
+) -> None:
+    model = loading.load(str(tiny.model))
+    before = mixing.weights_of(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    name = next(iter(before))
+    start = before[name].flatten()[0].item()
+
+    def moved() -> float:
+        return float(model.state_dict()[name].flatten()[0]) - start
+
+    forgetting = mixing.Forgetting(lambda: -forgotten * moved(), margin)
+    order = {0.75: 0.9, 1.0: 0.8, 0.5: 0.7, 0.25: 0.6}
+    validate = (lambda: order[round(moved(), 2)]) if steered else None
+    chosen, tried = mixing.mix(model, before, validate, forgetting)
+    assert chosen == share
+    assert moved() == pytest.approx(share, abs=1e-5)
+    assert [one.weight for one in tried if one.guard is not None] == asked
+    assert all((one.ndcg is not None) == steered for one in tried)
+
+
+def test_what_is_not_steered_is_kept_whole(tiny: Tiny) -> None:
+    model = loading.load(str(tiny.model))
+    assert mixing.mix(model, mixing.weights_of(model), None) == (1.0, [])
 
 
 def test_few_texts_are_read_alike_by_either_way(tiny: Tiny) -> None:

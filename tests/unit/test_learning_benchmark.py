@@ -38,6 +38,18 @@ def test_what_a_run_is_given_comes_from_the_train_split(lesson: Path, tmp_path: 
     assert dataset.held_out
 
 
+def test_what_may_not_be_forgotten_comes_from_a_train_split_too(lesson: Path, tmp_path: Path) -> None:
+    lessons.prepare(lesson, Sample(), TrainingConfig(), tmp_path / "base", tmp_path / "run")
+    lessons.guard(lesson, "other", tmp_path / "run")
+    judged = [json.loads(line) for line in (tmp_path / "run" / "guard.jsonl").read_text().splitlines()]
+    asked = {one["query"] for one in judged}
+    assert asked == {words.query(topic, wording) for topic in range(words.TOPICS) for wording in range(3)}
+    corpus = [json.loads(line)["id"] for line in (tmp_path / "run" / "guard_corpus.jsonl").read_text().splitlines()]
+    assert {name for one in judged for name in one["targets"]} <= set(corpus)
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert (spec["guard"], spec["guard_margin"]) == ("other", 0.01)
+
+
 def test_few_judgments_are_the_first_of_many(lesson: Path) -> None:
     few, many = (lessons.thumbs(lesson, Sample(judgments=count)) for count in (10, 50))
     assert (len(few), len(many)) == (10, 50)

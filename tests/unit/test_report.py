@@ -187,6 +187,15 @@ def test_the_page_needs_nothing_and_shows_words_as_they_are() -> None:
     assert page.tags.count("figure") == page.tags.count("figcaption") == page.tags.count("svg") == 10
 
 
+def test_what_a_mix_had_forgotten_is_told_where_it_was_asked() -> None:
+    whole = everything()
+    assert "-0.012 with 1 of the new weights." in Page(render(report(whole))).text
+    # By the guard set alone, without queries that steer.
+    page = Page(render(report(whole | {"mix": [{"weight": 0.5, "guard": -0.2}, {"weight": 0.25, "guard": -0.1}]})))
+    assert "-0.200 with 0.5 of the new weights; -0.100 with 0.25 of the new weights." in page.text
+    assert page.tags.count("svg") == 9
+
+
 def test_a_reranker_has_no_dimensions() -> None:
     details = made.reranker()
     page = Page(render(build(made.FACTS, made.row(details), details)))

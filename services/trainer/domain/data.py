@@ -12,6 +12,8 @@ MIN_QUERIES = 10
 VALIDATION_SHARE = 0.2
 # With fewer of them than this they would steer by chance; all are trained on then.
 MIN_VALIDATION = 15
+# Of a guard set's queries, so many say how much of a training to keep; the others are the gate's.
+GUARD_STEERING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ def is_held_out(query: str, share: float) -> bool:
 def is_steering(query: str) -> bool:
     """Whether a query that is not held out steers training, if enough of them do."""
     return _place(query, "validation") < VALIDATION_SHARE
+
+
+def parted_guard(judged: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
+    """Of a guard set's queries those that steer, none if they would be too few, and those that are the gate's."""
+    steering = [one for one in judged if _place(one.query, "guard") < GUARD_STEERING_SHARE]
+    judging = [one for one in judged if _place(one.query, "guard") >= GUARD_STEERING_SHARE]
+    return (steering, judging) if min(len(steering), len(judging)) >= MIN_VALIDATION else ([], list(judged))
 
 
 def trainable_queries(judgments: Sequence[Judgment]) -> int:

@@ -56,10 +56,14 @@ class ValidationPoint(_Part):
 
 
 class MixPoint(_Part):
-    """nDCG@10 on the validation queries with so large a share of the new weights."""
+    """nDCG@10 on the validation queries with so large a share of the new weights, and what it forgot of the guard set.
+
+    ``guard`` is the difference to what serves; each is None where it was not asked.
+    """
 
     weight: Share
-    ndcg: FiniteFloat = Field(alias=NDCG)
+    ndcg: FiniteFloat | None = Field(None, alias=NDCG)
+    guard: FiniteFloat | None = None
 
 
 class Pair(_Part):

@@ -73,7 +73,7 @@ def tune(spec: Spec, folder: Path) -> None:
         curves = train(model, in_rows, folder, rows.data, loss, validate, inputs=spec.batch_size, documents=documents)
         if not is_first():
             return
-        share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
+        share, tried = mixing.mix(model, before, validate)
     material.seconds["train"] = time.monotonic() - started
     judges = judging.judges_of(model, spec, material, found)
     measured, shown = judging.measured(judges, material, found)
@@ -106,7 +106,7 @@ def tune(spec: Spec, folder: Path) -> None:
         },
         "training": curves.losses,
         "validation": curves.validation,
-        "mix": tried,
+        "mix": [one.said for one in tried],
         "mix_chosen": share,
         "held_out": {"queries": [one.query for one in material.held_out], **measured, **shown},
         "scores": judging.split(compared),

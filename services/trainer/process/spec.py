@@ -21,8 +21,8 @@ class Spec:
     """What to do. ``base`` and ``current`` are folders of weights, or for an import ``source`` is given.
 
     ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value; ``guard`` is the guard
-    set's name. A reranker's run has the folder of the ``encoder`` that serves, and an empty ``current`` where no
-    reranker does.
+    set's name, on which nDCG@10 may fall by ``guard_margin``. A reranker's run has the folder of the ``encoder`` that
+    serves, and an empty ``current`` where no reranker does.
     """
 
     kind: str
@@ -39,6 +39,7 @@ class Spec:
     learning_rate: float = 0.0
     seed: int = 0
     guard: str = ""
+    guard_margin: float = 0.0
     trackers: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:

@@ -57,11 +57,12 @@ def tune(spec: Spec, folder: Path) -> None:
     curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate)
     if not is_first():
         return
-    share, tried = mixing.mix(model, before, validate) if validate else (1.0, [])
-    material.seconds["train"] = time.monotonic() - started
-    guard = guarding.read(folder)
-    spaces, guarded = _spaces(model, spec, material, plain, guard)
     sizes = [plain.shape[1], *spec.dimensions]
+    guard = guarding.read(folder)
+    forgetting = guard.forgetting(model, spec, sizes) if guard else None
+    share, tried = mixing.mix(model, before, validate, forgetting)
+    material.seconds["train"] = time.monotonic() - started
+    spaces, guarded = _judged(model, spec, material, plain, guard)
     asked = {one.query: one.relevant for one in material.held_out}
     scores = [evaluating.scores(asked, space.ranked, sizes) for space in spaces]
     result = {"before": scores[0], "after": scores[1]}
@@ -85,7 +86,7 @@ def tune(spec: Spec, folder: Path) -> None:
         | {"learning rate": spec.learning_rate, "seed": spec.seed, "dimensions": spec.dimensions},
         "training": curves.losses,
         "validation": curves.validation,
-        "mix": tried,
+        "mix": [one.said for one in tried],
         "mix_chosen": share,
         "held_out": {"queries": list(asked), **result, **beside},
         "scores": {name: detailing.opinions(material.held_out, s) for name, s in zip(result, spaces, strict=True)},
@@ -93,7 +94,7 @@ def tune(spec: Spec, folder: Path) -> None:
     }
     measured: dict[str, Any] = result | {"judged@10": beside.get("judged@10", {})}
     if guard:
-        measured["guard"] = dict(zip(result, (guard.scores(space, sizes) for space in guarded), strict=True))
+        measured["guard"] = dict(zip(result, guarded, strict=True))
         details["guard"] = {"name": spec.guard, "queries": len(guard.judged), **measured["guard"]}
     write_json(folder / DETAILS, details)
     write_json(folder / RESULT, measured)
@@ -130,12 +131,12 @@ def _validation(
     return validate
 
 
-def _spaces(
+def _judged(
     model: SentenceTransformer, spec: Spec, material: _Material, base: Matrix, guard: Guard | None
-) -> tuple[list[evaluating.Space], list[evaluating.Space]]:
+) -> tuple[list[evaluating.Space], list[evaluating.Scores]]:
     """The held-out queries and the whole collection as the current version sees them, and the candidate.
 
-    Then the same of the guard set; none without one.
+    Then the scores of both on the guard set; none without one.
     """
     started = time.monotonic()
     texts, queries = list(material.texts.values()), [one.query for one in material.held_out]
@@ -148,6 +149,6 @@ def _spaces(
         spaces.append(evaluating.Space(encode(queries, "query"), documents, material.ids))
         if guard:
             say(stage="evaluate", message=f"{name} on the guard set")
-            guarded.append(guard.seen_by(encode))
+            guarded.append(guard.scores(guard.judged, encode, [base.shape[1], *spec.dimensions]))
     material.seconds["evaluate"] = time.monotonic() - started
     return spaces, guarded

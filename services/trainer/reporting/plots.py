@@ -54,7 +54,7 @@ def _has(report: Report, name: str) -> bool:
         "lengths": report.data and (report.data.query_tokens or report.data.document_tokens),
         "loss": len(report.training) > 1,
         "validation": report.validation,
-        "mix": report.mix,
+        "mix": any(point.ndcg is not None for point in report.mix),
         "bars": _deciding(report),
         "intervals": report.gate and report.gate.metrics,
         "gains": report.gains,
@@ -104,8 +104,8 @@ def _validation(report: Report) -> Figure:
 
 def _mix(report: Report) -> Figure:
     figure, axes = _figure()
-    points = sorted(report.mix, key=lambda p: p.weight)
-    axes.plot([p.weight for p in points], [p.ndcg for p in points], "o-", color=AFTER, markersize=4)
+    points = sorted((p.weight, p.ndcg) for p in report.mix if p.ndcg is not None)
+    axes.plot([weight for weight, _ in points], [ndcg for _, ndcg in points], "o-", color=AFTER, markersize=4)
     if report.mix_chosen is not None:
         axes.axvline(report.mix_chosen, color=INK, linestyle="--", linewidth=1, label="chosen")
         _legend(axes)
