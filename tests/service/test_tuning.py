@@ -1,10 +1,12 @@
 """What tuning does to a model, on tiny real ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from services.trainer.domain.data import Judged
 from services.trainer.domain.examples import Row
@@ -74,61 +76,64 @@ def test_what_is_mined_was_not_judged_and_keeps_a_margin() -> None:
     assert found == {"q": ["d2", "d4", "d5", "d6", "d7", "d1"]}
 
 
-def test_a_mix_lies_between_and_is_the_best_on_validation(tiny: Tiny) -> None:
+@dataclass
+class Moved:
+    """A model of which every weight has become greater by one."""
+
+    model: SentenceTransformer
+    before: dict[str, torch.Tensor]
+
+    @property
+    def share(self) -> float:
+        """How much of that is in it now."""
+        name = next(iter(self.before))
+        return float((self.model.state_dict()[name] - self.before[name]).flatten()[0])
+
+
+@pytest.fixture
+def moved(tiny: Tiny) -> Moved:
     model = loading.load(str(tiny.model))
     before = mixing.weights_of(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    name = next(iter(before))
-    start = before[name].flatten()[0].item()
+    return Moved(model, before)
 
-    def validate() -> float:  # best a quarter of the way
-        moved = float(model.state_dict()[name].flatten()[0]) - start
-        return -abs(moved - 0.25)
 
-    share, tried = mixing.mix(model, before, validate)
+def test_a_mix_lies_between_and_is_the_best_on_validation(moved: Moved) -> None:
+    share, tried = mixing.mix(moved.model, moved.before, lambda: -abs(moved.share - 0.25))
     assert share == 0.25
     assert [one.weight for one in tried] == [0.25, 0.5, 0.75, 1.0]
-    assert model.state_dict()[name].flatten()[0].item() - start == pytest.approx(0.25, abs=1e-5)
+    for name, value in moved.model.state_dict().items():
+        if value.is_floating_point():
+            assert value.numpy() == pytest.approx(moved.before[name].numpy() + 0.25, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("steered", "forgotten", "margin", "share", "asked"),
     [
-        (True, 0.1, 0.06, 0.5, [0.5, 0.75, 1.0]),  # of 0.75, the best, too much
+        (True, 0.1, 0.06, 0.5625, [0.5, 0.5625, 0.625, 0.75, 1.0]),  # of 0.75, the best, too much
         (True, 0.1, 0.2, 0.75, [0.75]),  # the best will do
         (True, 0.1, 0.01, 0.25, [0.25, 0.5, 0.75, 1.0]),  # none will do: the least
-        (False, 0.1, 0.06, 0.5, [0.5, 0.75, 1.0]),  # nothing to steer by but the guard set
+        (False, 0.1, 0.06, 0.5, [0.5]),  # nothing to steer by but the guard set
+        (False, 0.1, 0.03, 0.25, [0.25, 0.3125, 0.375, 0.5]),
     ],
 )
 def test_a_mix_that_has_forgotten_too_much_is_not_taken(
-    tiny: Tiny, steered: bool, forgotten: float, margin: float, share: float, asked: list[float]
+    moved: Moved, steered: bool, forgotten: float, margin: float, share: float, asked: list[float]
 ) -> None:
-    model = loading.load(str(tiny.model))
-    before = mixing.weights_of(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1.0)
-    name = next(iter(before))
-    start = before[name].flatten()[0].item()
-
-    def moved() -> float:
-        return float(model.state_dict()[name].flatten()[0]) - start
-
-    forgetting = mixing.Forgetting(lambda: -forgotten * moved(), margin)
-    order = {0.75: 0.9, 1.0: 0.8, 0.5: 0.7, 0.25: 0.6}
-    validate = (lambda: order[round(moved(), 2)]) if steered else None
-    chosen, tried = mixing.mix(model, before, validate, forgetting)
+    forgetting = mixing.Forgetting(lambda: -forgotten * moved.share, margin)
+    validate = (lambda: 1.0 - abs(moved.share - 0.8)) if steered else None
+    chosen, tried = mixing.mix(moved.model, moved.before, validate, forgetting)
     assert chosen == share
-    assert moved() == pytest.approx(share, abs=1e-5)
+    assert moved.share == pytest.approx(share, abs=1e-5)
     assert [one.weight for one in tried if one.guard is not None] == asked
     assert all((one.ndcg is not None) == steered for one in tried)
 
 
-def test_what_is_not_steered_is_kept_whole(tiny: Tiny) -> None:
-    model = loading.load(str(tiny.model))
-    assert mixing.mix(model, mixing.weights_of(model), None) == (1.0, [])
+def test_of_what_is_not_steered_half_is_kept(moved: Moved) -> None:
+    assert mixing.mix(moved.model, moved.before, None)[0] == 0.5
+    assert moved.share == pytest.approx(0.5, abs=1e-5)
 
 
 def test_few_texts_are_read_alike_by_either_way(tiny: Tiny) -> None:

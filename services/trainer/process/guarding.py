@@ -1,7 +1,7 @@
 """The guard set: judged queries with documents of their own, on which a candidate must not have become worse.
 
-Half of them steer how much of a training is kept, the others are the gate's: what was chosen by a query can't be judged
-by it (I9).
+Half of them steer how much of an encoder's training is kept, the others are the gate's: what was chosen by a query
+can't be judged by it (I9). A reranker's gate has all of them, since they choose nothing.
 """
 
 from collections.abc import Sequence

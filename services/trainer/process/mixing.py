@@ -5,7 +5,7 @@ Robust fine-tuning of zero-shot models, 2022, arXiv:2109.01903). Validation quer
 which of them have forgotten too much.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,11 @@ import torch
 
 # Shares of the new weights that are tried besides all of them.
 SHARES = (0.25, 0.5, 0.75)
+# What is kept where no queries say how much: what Wortsman et al. recommend then. Of ten judgments it keeps most
+# of what was learned and, where three of them are wrong, little of what was unlearned (docs/training.md).
+UNSTEERED = 0.5
+# How often the gap between what has forgotten too much and what has not is halved: a guard set costs time.
+_HALVINGS = 2
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -35,7 +40,7 @@ class Tried:
 
     @property
     def said(self) -> dict[str, Any]:
-        """For the details."""
+        """What is known of it."""
         return {("ndcg@10" if name == "ndcg" else name): of for name, of in asdict(self).items() if of is not None}
 
 
@@ -49,30 +54,56 @@ def mix(
 ) -> tuple[float, list[Tried]]:
     """Give the model the best mix of its weights and those ``before``; returns the share of its own, and all tried.
 
-    The best is the highest on validation queries, or without any the largest share, of those that have not forgotten
-    more than the margin; if all have, what has forgotten least. The guard set is asked only until one is found.
+    The best is the highest on validation queries, or without any the largest share up to a half, of those that have
+    not forgotten more than the margin; if all have, what has forgotten least. The guard is asked until one is found,
+    and then about shares between it and the next larger one.
     """
-    if not validate and not forgetting:
-        return 1.0, []
     after = weights_of(model)
-    tried = [Tried(share) for share in (*SHARES, 1.0)]
-    if validate:
-        for one in tried:
-            _take(model, before, after, one.weight)
-            one.ndcg = validate()
-    ranked = sorted(tried, key=lambda one: (one.ndcg or 0.0, one.weight), reverse=True)
-    best = ranked[0]
+
+    def tried(share: float) -> Tried:
+        _take(model, before, after, share)
+        return Tried(share, ndcg=validate() if validate else None)
+
+    every = [tried(share) for share in (*SHARES, 1.0) if validate or share <= UNSTEERED]
+    best = max(every, key=_rank)
     if forgetting:
-        for one in ranked:
-            _take(model, before, after, one.weight)
-            one.guard = forgetting.difference()
-            if one.guard >= -forgetting.margin:
-                best = one
-                break
-        else:
-            best = max(ranked, key=lambda one: one.guard or 0.0)
+        best = _allowed(every, tried, forgetting, lambda share: _take(model, before, after, share))
     _take(model, before, after, best.weight)
-    return best.weight, tried
+    return best.weight, sorted(every, key=lambda one: one.weight)
+
+
+def _allowed(
+    every: list[Tried], tried: Callable[[float], Tried], forgetting: Forgetting, take: Callable[[float], None]
+) -> Tried:
+    """The best that has not forgotten too much; what is tried besides is added to ``every``."""
+    refused = []
+    for best in sorted(every, key=_rank, reverse=True):
+        take(best.weight)
+        best.guard = forgetting.difference()
+        if best.guard >= -forgetting.margin:
+            break
+        refused.append(best)
+    else:
+        return max(refused, key=lambda one: one.guard or 0.0)
+    above = min((one.weight for one in refused if one.weight > best.weight), default=best.weight)
+    for _ in range(_HALVINGS if above > best.weight else 0):
+        between = tried((best.weight + above) / 2)
+        between.guard = forgetting.difference()
+        every.append(between)
+        if between.guard >= -forgetting.margin and _rank(between) >= _rank(best):
+            best = between
+        else:
+            above = between.weight
+    return best
+
+
+def _rank(one: Tried) -> tuple[float, float]:
+    return one.ndcg or 0.0, one.weight
+
+
+def told(tried: Sequence[Tried]) -> list[dict[str, Any]]:
+    """What was asked of each, for the details; none of which nothing was asked."""
+    return [one.said for one in tried if len(one.said) > 1]
 
 
 def _take(model: torch.nn.Module, before: Weights, after: Weights, share: float) -> None:
