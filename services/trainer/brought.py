@@ -14,6 +14,7 @@ from diapason.trainer.v1 import dataset_pb2 as pb
 from services.kit.errors import FailedPrecondition, InvalidArgument, ServiceError, Violation
 from services.trainer.datasets import Datasets, read_rows
 from services.trainer.domain.data import Judged, Judgment
+from services.trainer.domain.model import Kind
 from services.trainer.domain.recipes import AUTO, CLASSES
 from services.trainer.process import spec as files
 from services.trainer.tables import DatasetRow
@@ -68,8 +69,10 @@ class Wanted:
         return any(one.form == "DATASET_FORM_CLASSES" for one in self.datasets)
 
 
-def want(store: Datasets, names: Sequence[str], without_feedback: bool, guard: str, recipe: str) -> tuple[Wanted, int]:
-    """What a request asks for, and how many queries at most it brings.
+def want(
+    store: Datasets, names: Sequence[str], without_feedback: bool, guard: str, recipe: str, kind: Kind = Kind.ENCODER
+) -> tuple[Wanted, int]:
+    """What a request for a model of a ``kind`` asks for, and how many queries at most it brings.
 
     Raises ``InvalidArgument``, ``NotFound``, ``FailedPrecondition``.
     """
@@ -86,6 +89,8 @@ def want(store: Datasets, names: Sequence[str], without_feedback: bool, guard: s
         said = ", ".join(f"{row.name!r} ({_form(row)})" for row in rows)
         others = "other forms" if False in kinds else "feedback: say without_feedback"
         raise _unfit(rows[0].name, f"texts with classes are trained on by themselves, not with {others}; given: {said}")
+    if kind is Kind.RERANKER and True in kinds:
+        raise _unfit(rows[0].name, "has texts with classes, which teach an encoder; a reranker needs judged documents")
     if recipe == CLASSES and True not in kinds:
         said = ", ".join(f"{row.name!r} ({_form(row)})" for row in rows) or "feedback alone"
         raise _unfit(CLASSES, f"the recipe {CLASSES} needs datasets of the form classes; given: {said}")

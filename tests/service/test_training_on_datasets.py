@@ -19,7 +19,7 @@ from services.trainer.process.spec import read_lines
 from services.trainer.tables import RunRow
 from tests.conftest import Tiny
 from tests.support.embedding import publish
-from tests.support.jobs import OLD, Store
+from tests.support.jobs import OLD, Store, with_judges
 from tests.support.terminal import Command
 from tests.support.training import Trainer, serving
 from tests.support.words import TOPICS, document, query
@@ -228,6 +228,13 @@ def test_what_does_not_go_together_is_refused_at_once(
         asked(trainer, "none")
     with pytest.raises(NotFound, match="there is no dataset 'none'"):
         asked(trainer, "mine", guard="none")
+
+
+def test_classes_teach_no_reranker(trainer: Trainer) -> None:
+    brought(trainer, topics=C)
+    with_judges(trainer.store)
+    with pytest.raises(FailedPrecondition, match="has texts with classes, which teach an encoder"):
+        trainer.client.train("films", datasets=["topics"], without_feedback=True, reranker="judge")
 
 
 def test_i10_a_run_reads_so_many_datasets_at_most(trainer: Trainer) -> None:

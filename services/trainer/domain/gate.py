@@ -113,15 +113,14 @@ def decide(before: Scores, after: Scores, policy: GatePolicy, guard: tuple[Score
 
     worse = [c for c in deciding if c.high < 0]
     if worse:
-        where = f" at {worse[0].dimensions} dimensions" if worse[0].dimensions else ""
-        return result(Verdict.REJECT, f"worse{where}; {numbers}")
+        return result(Verdict.REJECT, f"worse{_where(worse[0])}; {numbers}")
     # The mean itself, not the end of its interval: with few queries that would forgive everything, or nothing.
     if forgotten := [c for c in guarded if c.metric == DECIDING_METRIC and c.difference < -policy.guard_margin]:
         lost = min(forgotten, key=lambda c: c.difference)
         return result(
             Verdict.REJECT,
-            f"on the guard set {policy.guard!r} {lost.metric} fell from {lost.before:.3f} to {lost.after:.3f} at "
-            f"{lost.dimensions} dimensions, by more than {policy.guard_margin:g}; {numbers}",
+            f"on the guard set {policy.guard!r} {lost.metric} fell from {lost.before:.3f} to {lost.after:.3f}"
+            f"{_where(lost)}, by more than {policy.guard_margin:g}; {numbers}",
         )
     if queries < policy.min_queries:
         return result(Verdict.INCONCLUSIVE, f"{queries} held-out queries, {policy.min_queries} are needed; {numbers}")
@@ -130,3 +129,8 @@ def decide(before: Scores, after: Scores, policy: GatePolicy, guard: tuple[Score
     if not full.low > policy.min_difference:
         return result(Verdict.INCONCLUSIVE, f"better, but perhaps by chance; {numbers}")
     return result(Verdict.PROMOTE, f"better; {numbers}")
+
+
+def _where(one: Comparison) -> str:
+    """A reranker has no sizes."""
+    return f" at {one.dimensions} dimensions" if one.dimensions else ""

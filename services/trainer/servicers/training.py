@@ -45,15 +45,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         current = await asyncio.to_thread(self._registry.version, collection.route.encoder.digest)
         if request.reranker:
             await asyncio.to_thread(find_reranker, self._registry, request.reranker)
-            if policy.guard:
-                raise InvalidArgument(Violation("gate.guard", "is for encoders; leave it empty with a reranker"))
         wrong = [size for size in chosen.dimensions if not 0 < size < current.dimension]
         if wrong:
             raise InvalidArgument(
                 Violation("config.dimensions", f"has {wrong}; give sizes below the full one, {current.dimension}")
             )
         wanted, queries = await asyncio.to_thread(
-            want, self._datasets, request.datasets, request.without_feedback, policy.guard, chosen.recipe
+            want, self._datasets, request.datasets, request.without_feedback, policy.guard, chosen.recipe, kind
         )
         judgments: Sequence[Judgment] = ()
         if not wanted.without_feedback:
