@@ -1,7 +1,7 @@
 """Measures what tuning on judgments gains, on test queries that no training and no choice has seen.
 
     python -m benchmarks.learning                  # hours; writes benchmarks/results/learning.json and .svg
-    python -m benchmarks.learning --parts scifact  # some parts alone: scifact, medquad, guard, curve
+    python -m benchmarks.learning --parts scifact  # parts alone: scifact, medquad, guard, reranker, curve
     python -m benchmarks.learning --short WEIGHTS --data FOLDER    # a tiny model: shows that it runs, no figures
 
 Each training is the product's own job process over a run's folder, as a worker leaves it. With --work runs and marks
@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.learning import drawing
+import numpy as np
+
+from benchmarks.learning import drawing, reranking
 from benchmarks.learning.findings import Findings, Point
 from benchmarks.learning.lessons import Sample
 from benchmarks.learning.stage import Stage
@@ -33,9 +35,13 @@ CONFIG = TrainingConfig(dimensions=(256, 128, 64, 32), held_out=0.1)
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: judgments of MedQuAD, those of the learning curve (0: all), seeds of each point."""
+    """How much of everything: judgments of MedQuAD, those that a reranker is timed with, those of the learning curve.
+
+    Of the last 0 is all; each of its points has so many seeds.
+    """
 
     medquad: Sample
+    timed: Sample
     curve: Sequence[int]
     seeds: Sequence[int]
     flipped: float = 0.3
@@ -43,8 +49,8 @@ class Size:
 
 
 # All of MedQuAD's 12,760 pairs would take a night on two cores.
-FULL = Size(Sample(1_500), (10, 50, 100, 300, 0), (17, 18, 19))
-SHORT = Size(Sample(40), (12,), (17,), small=16)
+FULL = Size(Sample(1_500), Sample(350), (10, 50, 100, 300, 0), (17, 18, 19))
+SHORT = Size(Sample(40), Sample(40), (12,), (17,), small=16)
 
 
 def scifact(stage: Stage, size: Size, found: Findings) -> None:
@@ -81,7 +87,8 @@ def curve(stage: Stage, size: Size, found: Findings) -> None:
     """From few judgments to all, as they are and with some wrong; without a guard set.
 
     The ratio is the upper end of the difference to the base that chance allows, over test queries (95 %), for the worst
-    seed: below zero a candidate is worse than the base by more than noise.
+    seed: below zero a candidate is worse than the base by more than noise. What the gate does not promote does not
+    serve; then the base does.
     """
     base = stage.marks(None, SCIFACT)
     found.base = base.mean()
@@ -93,15 +100,35 @@ def curve(stage: Stage, size: Size, found: Findings) -> None:
             every = [stage.marks(one, SCIFACT) for one in tuned]
             highs = [gate.paired_bootstrap(base.dense[base.full], one.dense[one.full])[1] for one in every]
             values = [one.mean() for one in every]
-            found.curve.append(Point(tuned[0].judgments, flipped, values))
+            promoted = [one.verdict.verdict is gate.Verdict.PROMOTE for one in tuned]
+            found.curve.append(Point(tuned[0].judgments, flipped, values, promoted))
             name = f"SciFact, {judgments or 'all'} judgments, {flipped:.0%} wrong"
             found.rows.append(row(name, values, "nDCG@10", min(highs), ">= 0"))
+            served = [value if good else found.base for value, good in zip(values, promoted, strict=True)]
+            least = min(high if good else 0.0 for high, good in zip(highs, promoted, strict=True))
+            found.rows.append(row(f"{name}, what the gate has serve", served, "nDCG@10", least, ">= 0"))
+
+
+def reranker(stage: Stage, size: Size, found: Findings) -> None:
+    """An encoder's layers with a new head, as a reranker over the tuned encoder's first 50; and how long it takes."""
+    encoder = stage.learn(MEDQUAD, size.medquad, SCIFACT).weights
+    untaught = reranking.headed(stage.base, stage.work / "untaught")
+    judge = stage.judge(MEDQUAD, size.medquad, encoder, untaught)
+    marks = stage.reranked(judge, encoder, MEDQUAD)
+    for name, scores in (("its first 50 as they are", marks.before), ("by the reranker alone", marks.alone)):
+        found.score(f"MedQuAD, tuned, {name}", float(np.mean(scores)))
+    found.score("MedQuAD, tuned, reranked, the gain", float(np.mean(marks.after)), marks.gained, ">= 0.02")
+    timed = stage.judge(SCIFACT, size.timed, stage.base, untaught, epochs=3)
+    minutes, examples = timed.seconds / 60, int(timed.details["config"]["examples"])
+    name = f"a reranker's run of {examples} examples and 3 epochs, whole; the goal for 1,000"
+    found.rows.append(row(name, [minutes], "min", minutes * 1000 / examples, "<= 8"))
 
 
 PARTS: Mapping[str, Callable[[Stage, Size, Findings], None]] = {
     "scifact": scifact,
     "medquad": medquad,
     "guard": guard,
+    "reranker": reranker,
     "curve": curve,
 }
 
@@ -129,10 +156,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder with scifact/ and medquad/ in BEIR's layout")
     parser.add_argument("--work", type=Path, help="folder where runs are kept; without it they are not")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for learning.json and learning.svg")
+    parser.add_argument("--judgments", nargs="+", type=int, help="places of the learning curve; 0 is all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of each of its places")
     given = parser.parse_args()
     found = Findings()
     with tempfile.TemporaryDirectory() as folder:
         stage, size = staged(given.data, given.work or Path(folder), given.short)
+        size = replace(size, curve=given.judgments or size.curve, seeds=given.seeds or size.seeds)
         for part in given.parts:
             PARTS[part](stage, size, found)
     write("learning", found.rows, given.results, runs=stage.runs)

@@ -45,15 +45,17 @@ def _line(axes: "Axes", marks: Marks, label: str, colour: str) -> None:
 
 
 def _curve(axes: "Axes", found: Findings) -> None:
-    """Each seed is a dot, the line goes through their means."""
+    """Each seed is a dot, full if the gate promoted it; the line goes through their means."""
     for share, colour in zip(dict.fromkeys(point.flipped for point in found.curve), (_AFTER, _WRONG), strict=False):
         points = [point for point in found.curve if point.flipped == share]
         label = f"{share:.0%} of the judgments wrong" if share else "judgments as they are"
         means = [sum(point.values) / len(point.values) for point in points]
         axes.plot([point.judgments for point in points], means, color=colour, label=label)
         for point in points:
-            axes.plot([point.judgments] * len(point.values), point.values, "o", color=colour, markersize=4)
+            for value, promoted in zip(point.values, point.promoted, strict=True):
+                inside = colour if promoted else "white"
+                axes.plot([point.judgments], [value], "o", color=colour, markerfacecolor=inside, markersize=4)
     axes.axhline(found.base, color=_BEFORE, linewidth=1, label="base")
-    axes.set(title="SciFact, test queries", xscale="log", xlabel="judgments", ylabel="nDCG@10")
+    axes.set(title="SciFact, test queries (full: promoted)", xscale="log", xlabel="judgments", ylabel="nDCG@10")
     axes.margins(x=0.1, y=0.15)
     axes.legend(loc="best", fontsize=8)

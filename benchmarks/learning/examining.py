@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.learning import lessons
 from diapason import vectors
 from diapason.evaluation import beir, metrics
 from services.search.adapters.edge import EdgeEngine
@@ -63,23 +64,29 @@ def examine(weights: Path, source: Path, sizes: Sequence[int], kept: Path) -> Ma
     return Marks({int(size): of for size, of in said["dense"].items()}, said["hybrid"])
 
 
-async def _examine(weights: Path, source: Path, sizes: Sequence[int]) -> Marks:
-    dataset = beir.read(source, TEST)
+def read(source: Path, split: str) -> tuple[beir.Dataset, list[str], list[str]]:
+    """A split, with the ids and the texts of all documents."""
+    dataset = beir.read(source, split)
     entries = list(dataset.entries())
-    texts = [f"{entry.title}\n{entry.text}" if entry.title else entry.text for entry in entries]
-    names, asked = [entry.id for entry in entries], list(dataset.queries.values())
+    return dataset, [entry.id for entry in entries], [lessons.text(entry) for entry in entries]
+
+
+async def _examine(weights: Path, source: Path, sizes: Sequence[int]) -> Marks:
+    dataset, names, texts = read(source, TEST)
+    asked = list(dataset.queries.values())
     encode = Encoder(loading.load(str(weights)))
     queries, documents = encode(asked, "query"), encode(texts, "document")
     grades = [dataset.judgments[name] for name in dataset.queries]
     dense = {
-        size: [_score(row, one) for row, one in zip(_ranked(queries, documents, names, size), grades, strict=True)]
+        size: [scored_list(row, one) for row, one in zip(_ranked(queries, documents, names, size), grades, strict=True)]
         for size in sorted({documents.shape[1], *sizes}, reverse=True)
     }
     hybrid = await _hybrid(queries, documents, names, texts, asked)
-    return Marks(dense, [_score(row, one) for row, one in zip(hybrid, grades, strict=True)])
+    return Marks(dense, [scored_list(row, one) for row, one in zip(hybrid, grades, strict=True)])
 
 
-def _score(ranked: Sequence[str], grades: Mapping[str, int]) -> float:
+def scored_list(ranked: Sequence[str], grades: Mapping[str, int]) -> float:
+    """The deciding metric of one query's documents, best first."""
     return metrics.METRICS[_METRIC](ranked, grades)
 
 

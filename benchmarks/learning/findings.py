@@ -9,11 +9,12 @@ from benchmarks.reporting import Row, row
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a learning curve: so many judgments, a share of them wrong, and nDCG@10 for each seed."""
+    """One place of a learning curve: so many judgments, a share of them wrong; nDCG@10 and the gate's word by seed."""
 
     judgments: int
     flipped: float
     values: Sequence[float]
+    promoted: Sequence[bool]
 
 
 @dataclass

@@ -88,20 +88,22 @@ def guard(lesson: Path, name: str, folder: Path) -> None:
     chance = random.Random(0)  # noqa: S311
     asked = sorted(name for name, grades in dataset.judgments.items() if grades.keys() & dataset.document_ids)
     chosen = chance.sample(asked, min(GUARD_QUERIES, len(asked)))
-    judged = [
-        Judged(dataset.queries[name], {document: float(grade) for document, grade in dataset.judgments[name].items()})
-        for name in chosen
-    ]
+    said: dict[str, dict[str, float]] = {}
+    for name in chosen:
+        grades = {document: float(grade) for document, grade in dataset.judgments[name].items()}
+        said.setdefault(dataset.queries[name], {}).update(grades)
+    judged = [Judged(query, grades) for query, grades in said.items()]
     needed = {document for one in judged for document in one.relevant} & dataset.document_ids
     others = sorted(dataset.document_ids - needed)
     needed |= set(chance.sample(others, min(max(0, GUARD_DOCUMENTS - len(needed)), len(others))))
-    texts = [{"id": entry.id, "text": _text(entry)} for entry in dataset.entries() if entry.id in needed]
+    texts = [{"id": entry.id, "text": text(entry)} for entry in dataset.entries() if entry.id in needed]
     files.write_lines(folder / files.GUARD_CORPUS, texts)
     files.write_lines(folder / files.GUARD, [asdict(one) for one in judged])
     replace(files.Spec.read(folder), guard=name, guard_margin=GatePolicy.guard_margin).write(folder)
 
 
-def _text(entry: beir.Entry) -> str:
+def text(entry: beir.Entry) -> str:
+    """A document as it is indexed."""
     return f"{entry.title}\n{entry.text}" if entry.title else entry.text
 
 
@@ -115,7 +117,7 @@ def prepare(lesson: Path, sample: Sample, config: TrainingConfig, base: Path, fo
     folder.mkdir(parents=True)
     judgments = thumbs(lesson, sample)
     dataset = data.prepare(judgments, config.held_out)
-    corpus = [{"id": entry.id, "text": _text(entry)} for entry in beir.read(lesson, TRAIN).entries()]
+    corpus = [{"id": entry.id, "text": text(entry)} for entry in beir.read(lesson, TRAIN).entries()]
     files.write_lines(folder / files.CORPUS, corpus)
     for name, some in (
         (files.TRAIN, dataset.train),

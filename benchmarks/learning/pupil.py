@@ -38,9 +38,11 @@ class Tuned:
     @property
     def told(self) -> dict[str, Any]:
         """What a reader of results should know of it; no text of the data is among it."""
-        data = {name: self.details["data"][name] for name in _COUNTS}
+        data = {name: self.details["data"][name] for name in _COUNTS if name in self.details["data"]}
         steered = [{**one, "ndcg@10": round(one["ndcg@10"], 4)} for one in self.details["validation"]]
         mixed = {"validation": steered, "mix": self.details["mix"], "kept": self.details["mix_chosen"]}
+        if "blend" in self.details:
+            mixed["blend"] = self.details["blend"]
         said = {"verdict": self.verdict.verdict.value, "reason": self.verdict.reason}
         return {"config": self.details["config"], **data, **mixed, **said, "seconds": round(self.seconds)}
 

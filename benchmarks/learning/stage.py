@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import say
-from benchmarks.learning import examining, lessons, pupil
+from benchmarks.learning import examining, lessons, pupil, reranking
 from benchmarks.learning.examining import Marks
 from benchmarks.learning.lessons import Sample
 from benchmarks.learning.pupil import Tuned
-from services.trainer.domain.model import TrainingConfig
+from benchmarks.learning.reranking import Reranked
+from services.trainer.domain.model import Kind, TrainingConfig
+from services.trainer.process import spec as files
+from services.trainer.process.reranking import SHARE
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,29 @@ class Stage:
             lessons.prepare(self._lesson(name), sample, config, self.base, folder)
             if guard:
                 lessons.guard(self._lesson(guard), guard, folder)
+        return self._tuned(folder, label)
+
+    def judge(self, name: str, sample: Sample, encoder: Path, base: Path, epochs: int = 0) -> Tuned:
+        """Tune a reranker on the same, over what an encoder brings first; both are folders of weights."""
+        config = replace(self.config, seed=sample.seed, dimensions=(), epochs=epochs, learning_rate=0.0)
+        settings = json.dumps([asdict(sample), asdict(config), str(encoder)], sort_keys=True)
+        label = f"reranker-{name}-{sample.judgments or 'all'}-{sample.seed}"
+        folder = self.work / "runs" / f"{label}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        say(f"learning: {label}")
+        if not folder.exists():
+            lessons.prepare(self._lesson(name), sample, config, base, folder)
+            spec = files.Spec.read(folder)
+            replace(spec, model_kind=Kind.RERANKER.value, encoder=str(encoder), current="").write(folder)
+        return self._tuned(folder, label)
+
+    def reranked(self, judge: Tuned, encoder: Path, on: str) -> Reranked:
+        """The marks of a reranker over what an encoder brings, on test queries of a source."""
+        name = judge.weights.parents[1].name
+        say(f"scoring: {name} on {on}")
+        share = float(judge.details["config"][SHARE])
+        return reranking.examine(judge.weights, share, encoder, self.sources[on], self.work / "marks" / f"{name}.json")
+
+    def _tuned(self, folder: Path, label: str) -> Tuned:
         tuned = pupil.tune(folder)
         told = {"run": label, **tuned.told}
         if told not in self.runs:

@@ -60,12 +60,13 @@ def test_learnings_benchmark_measures_every_goal(tiny: Tiny, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "learning.json").read_text())
     goals = [row for row in result["rows"] if row["goal"]]
-    assert len(goals) == 3 + 1 + 2 + 2
+    assert len(goals) == 3 + 1 + 2 + 2 + 2 * 2
     assert all(row["met"] is not None for row in goals)
     assert {run["verdict"] for run in result["runs"]} <= {"promote", "reject", "inconclusive"}
-    assert len(result["runs"]) == 4
+    assert len(result["runs"]) == 6
     guarded = [run for run in result["runs"] if run["run"].endswith(("-medquad", "-scifact"))]
     assert len(guarded) == 2
     assert all(any("guard" in mix for mix in run["mix"]) for run in guarded)
+    assert len([run for run in result["runs"] if run["run"].startswith("reranker-") and "blend" in run]) == 2
     assert not any(query(topic, 0) in (tmp_path / "learning.json").read_text() for topic in range(TOPICS))
     assert (tmp_path / "learning.svg").read_text().startswith("<?xml")
