@@ -105,6 +105,7 @@ class EmbedderServicer(rpc.EmbedderServiceServicer):
             token_counts=[answer.tokens for answer in answers],
             truncated=[answer.truncated for answer in answers],
             timings=wire.timings(answers),
+            first_stage_share=resident.manifest.first_stage_share,
         )
 
     async def Split(self, request: pb.SplitRequest, context: Context) -> pb.SplitResponse:

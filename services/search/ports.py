@@ -179,6 +179,14 @@ class EmbeddedDocuments:
     failures: Mapping[int, str]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A reranker's score of each text, and how much of the final order its version leaves to the first stage."""
+
+    scores: Sequence[float]
+    first_stage_share: float = 0.0
+
+
 class Embedder(Protocol):
     """The embedder service. Errors are ``ServiceError``."""
 
@@ -191,8 +199,8 @@ class Embedder(Protocol):
     async def split(self, version: Version, texts: Sequence[str], max_tokens: int, overlap: int) -> list[list[Span]]:
         """Cut texts into passages."""
 
-    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> list[float]:
-        """A score for each text; raises within ``seconds`` if they can't be had by then."""
+    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> Scored:
+        """Score texts for a query; raises within ``seconds`` if they can't be had by then."""
 
     async def resolve(self, model: str, number: int, digest: str) -> Encoder:
         """The ready encoder version named, or the newest of a model. Raises ``NotFound``."""

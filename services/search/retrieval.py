@@ -65,6 +65,7 @@ class Reranking:
     applied: bool
     candidates: int = 0
     reason: str = ""
+    first_stage_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Retrieval:
             seconds = remaining(ask.rerank.budget)
             async with asyncio.timeout(seconds):
                 texts = [result.passage for result in first]
-                scores = await self._state.embedder.rerank(version, ask.query, texts, seconds)
+                scored = await self._state.embedder.rerank(version, ask.query, texts, seconds)
         except (ServiceError, TimeoutError) as error:
             reason = error.message if isinstance(error, ServiceError) else "the time budget was not enough"
             metrics.RERANK_SKIPPED.inc()
@@ -237,10 +238,12 @@ class Retrieval:
         ranks = {result.hit.document_id: rank for rank, result in enumerate(first, 1)}
         by_id = {result.hit.document_id: result for result in first}
         reranked = []
-        for hit, score in ranking.reordered([result.hit for result in first], scores):
-            parts = Parts(rerank=score, first_stage_rank=ranks[hit.document_id]) if ask.explain else None
+        share = scored.first_stage_share
+        for hit, score, own in ranking.reordered([result.hit for result in first], scored.scores, share):
+            parts = Parts(rerank=own, first_stage_rank=ranks[hit.document_id]) if ask.explain else None
             reranked.append(replace(by_id[hit.document_id], hit=replace(hit, score=score), parts=parts))
-        return [*reranked, *results[len(first) :]], Reranking(version, applied=True, candidates=len(first))
+        applied = Reranking(version, applied=True, candidates=len(first), first_stage_share=share)
+        return [*reranked, *results[len(first) :]], applied
 
     async def _explain(self, live: Live, query: Query, shown: Sequence[Result], depth: int) -> list[Result]:
         """How each score came about, from the lists that it came from."""

@@ -48,17 +48,23 @@ def publish(store: ObjectStore, candidate: Path, *, model: str, number: int, lin
     )
 
 
+def manifest_of(store: ObjectStore, version: PublishedVersion) -> Manifest:
+    """What a version consists of. Raises ``BrokenArtifact``."""
+    content = bytes(store.get(f"{version.path}/{artifacts.MANIFEST_NAME}").bytes())
+    if artifacts.digest(content) != version.digest:
+        raise BrokenArtifact(f"the manifest of {version.model} version {version.number} was changed")
+    return artifacts.decode(content)
+
+
 def fetch_weights(store: ObjectStore, version: PublishedVersion, cache: Path) -> Path:
     """The folder of a version's weights, verified, fetched unless it is there. Raises ``BrokenArtifact``."""
     target = cache / version.digest
     if target.exists():
         return target
-    content = bytes(store.get(f"{version.path}/{artifacts.MANIFEST_NAME}").bytes())
-    if artifacts.digest(content) != version.digest:
-        raise BrokenArtifact(f"the manifest of {version.model} version {version.number} was changed")
+    manifest = manifest_of(store, version)
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for file in artifacts.decode(content).files:
+    for file in manifest.files:
         if file.role != FileRole.FILE_ROLE_WEIGHTS:
             continue
         local = partial / Path(file.path).relative_to(WEIGHTS)
@@ -96,6 +102,7 @@ def _describe(candidate: Path, model: str, number: int, lineage: Lineage) -> Man
             queries=described["golden_queries"],
         ),
         lineage=lineage,
+        first_stage_share=described["first_stage_share"],
     )
 
 

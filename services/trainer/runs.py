@@ -210,11 +210,14 @@ class Runner:
         def weights(version: PublishedVersion | None) -> str:
             return str(artifacts.fetch_weights(self._objects, version, self._work_dir / "weights")) if version else ""
 
+        reranks = current and current.kind is Kind.RERANKER
+        share = artifacts.manifest_of(self._objects, current).first_stage_share if current and reranks else 0.0
         Spec(
             kind="fine-tune",
             model_kind=base.kind.value,
             base=weights(base),
             current=weights(current),
+            current_share=share,
             encoder=weights(encoder),
             dimensions=list(config.dimensions or [size for size in sizes if size != base.dimension]),
             recipe=config.recipe,

@@ -14,7 +14,7 @@ from diapason.embedder.v1 import embedder_pb2 as pb
 from services.trainer.domain.model import PublishedVersion
 from tests.conftest import Relative, Tiny
 from tests.support.build_tiny import FAMILY
-from tests.support.embedding import Embedding, embedding, publish
+from tests.support.embedding import Embedding, changed, embedding, publish
 
 ENCODERS = [name for name in FAMILY if "reranker" not in name]
 RERANKERS = [name for name in FAMILY if "reranker" in name]
@@ -83,6 +83,17 @@ async def test_many_texts_of_a_reranking_are_scored_as_each_alone(family: dict[s
         assert any(answer.truncated)
         [status] = (await running.stub.GetInfo(pb.GetInfoRequest())).versions
         assert (status.kind, status.dimension) == (MODEL_KIND_RERANKER, 0)
+
+
+async def test_a_reranking_says_what_its_version_leaves_to_the_first_stage(
+    family: dict[str, Relative], tmp_path: Path
+) -> None:
+    built = Tiny(
+        tmp_path / "unused", changed(family["bert-reranker"], tmp_path / "blended", {"first_stage_share": 0.5}, {})
+    )
+    async with serving(built, tmp_path, "openvino") as (running, version):
+        request = pb.RerankRequest(version=VersionRef(digest=version.digest), query="storm", texts=["A storm."])
+        assert (await running.stub.Rerank(request)).first_stage_share == 0.5
 
 
 async def test_a_reranker_does_not_embed(family: dict[str, Relative], tmp_path: Path) -> None:

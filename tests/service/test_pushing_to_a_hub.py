@@ -150,6 +150,8 @@ def test_the_card_says_where_the_version_comes_from_and_how_to_load_it(
 
 def test_the_card_of_an_imported_reranker_has_no_comparison() -> None:
     imported = replace(OLD, kind=Kind.RERANKER, dimension=0, dimensions=())
+    assert "0.4 of the order" not in card.render(imported, REPO, {})
+    assert "0.4 of the order stayed that of the search before it" in card.render(imported, REPO, {}, 0.4)
     said = card.render(imported, REPO, {})
     assert "pipeline_tag: text-ranking" in said
     assert f'CrossEncoder("{REPO}")' in said

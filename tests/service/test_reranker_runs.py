@@ -14,7 +14,7 @@ from diapason.client import Addresses, Client
 from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER
 from diapason.errors import FailedPrecondition, InvalidArgument, NotFound
 from diapason.trainer.v1 import registry_pb2_grpc, training_pb2_grpc
-from diapason.trainer.v1.training_pb2 import GatePolicy, TrainingConfig
+from diapason.trainer.v1.training_pb2 import TrainingConfig
 from services.kit.server import Host
 from services.kit.settings import ServiceSettings
 from services.trainer import artifacts
@@ -107,8 +107,6 @@ def test_a_run_of_what_is_no_reranker_names_those_there_are(client: Client, stor
         client.train("films", reranker="nobody")
     with pytest.raises(InvalidArgument, match="'tiny', an encoder; there is judge"):
         client.train("films", reranker="tiny")
-    with pytest.raises(InvalidArgument, match="guard: is for encoders"):
-        client.train("films", reranker="judge", gate=GatePolicy(guard="elsewhere"))
     store.jobs.register("late", Kind.RERANKER, "somewhere", {"source": "somewhere", "kind": "reranker"})
     with pytest.raises(FailedPrecondition, match="'late' is not imported yet"):
         client.train("films", reranker="late")

@@ -25,6 +25,8 @@ from services.trainer.process.spec import (
     CORPUS,
     DESCRIPTION,
     DETAILS,
+    GUARD,
+    GUARD_CORPUS,
     HELD_OUT,
     RESULT,
     TRAIN,
@@ -39,7 +41,7 @@ from tests.support.words import TOPICS
 
 pytestmark = pytest.mark.slow
 
-QUERIES = 160
+QUERIES = 120
 
 
 def _prepared(folder: Path, encoder: Tiny, reranker: Tiny, graded: bool = False, **more: Any) -> Path:
@@ -61,15 +63,11 @@ def _prepared(folder: Path, encoder: Tiny, reranker: Tiny, graded: bool = False,
     return folder
 
 
-def _run(*folders: Path) -> None:
-    """Side by side."""
-    started = []
-    for folder in folders:
-        with (folder / "log").open("w") as log:
-            command = [sys.executable, "-m", "services.trainer.process", str(folder)]
-            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL))
-    for folder, process in zip(folders, started, strict=True):
-        assert process.wait(240) == 0, (folder / "log").read_text()[-2000:]
+def _run(folder: Path) -> None:
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "services.trainer.process", str(folder)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL, timeout=240)
+    assert done.returncode == 0, (folder / "log").read_text()[-2000:]
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
@@ -99,7 +97,11 @@ def _learned(folder: Path) -> None:
     split = found.scores.after
     assert (found.kind, len(split.liked)) == ("reranker", sum(found.pairs.labels))
     assert len(split.liked) + len(split.disliked) == len(found.pairs.labels)
-    assert _read(folder / CANDIDATE, DESCRIPTION)["kind"] == "reranker"
+    published = _read(folder / CANDIDATE, DESCRIPTION)
+    assert published["kind"] == "reranker"
+    best = max(one["ndcg@10"] for one in details["blend"])
+    assert {one["share"]: one["ndcg@10"] for one in details["blend"]}[published["first_stage_share"]] == best
+    assert len(details["blend"]) == 10
 
 
 def test_the_same_seed_gives_the_same_weights_better_than_the_reranker_that_serves(
@@ -107,7 +109,8 @@ def test_the_same_seed_gives_the_same_weights_better_than_the_reranker_that_serv
 ) -> None:
     current = str(tiny_reranker.model)
     folders = [_prepared(tmp_path / name, tiny, tiny_reranker, recipe="auto", current=current) for name in "ab"]
-    _run(*folders)
+    _run(folders[0])
+    tune(Spec.read(folders[1]), folders[1])  # also in a process that has done much else
     first, second = (
         {path.name: path.read_bytes() for path in (folder / CANDIDATE / WEIGHTS).rglob("*.safetensors")}
         for folder in folders
@@ -128,6 +131,22 @@ def test_the_same_seed_gives_the_same_weights_better_than_the_reranker_that_serv
     assert good > other
 
 
+def test_what_serves_is_judged_in_the_order_that_it_serves(tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path) -> None:
+    """With a share of nearly all it is nearly the encoder's order, whatever the reranker says."""
+    current, found = str(tiny_reranker.model), {}
+    for share in (0.0, 0.999):
+        folder = _prepared(tmp_path / str(share), tiny, tiny_reranker, epochs=1, current=current, current_share=share)
+        (folder / VALIDATION).write_text("")
+        tune(Spec.read(folder), folder)
+        found[share] = _read(folder, RESULT)["before"]
+        # Nothing to choose by.
+        assert _read(folder / CANDIDATE, DESCRIPTION)["first_stage_share"] == 0.5
+    folder = _prepared(tmp_path / "alone", tiny, tiny_reranker, epochs=1)
+    tune(Spec.read(folder), folder)
+    assert found[0.999] == _read(folder, RESULT)["before"]
+    assert found[0.999] != found[0.0]
+
+
 @pytest.mark.parametrize("name", ["ranknet", "lambda"])
 def test_lists_teach_an_order_better_than_the_encoders(
     tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path, name: str
@@ -143,6 +162,26 @@ def test_lists_teach_an_order_better_than_the_encoders(
     again = _read(folder, DETAILS)
     assert (again["training"], again["validation"]) == (details["training"], details["validation"])
     assert again["held_out"] == details["held_out"]
+
+
+def test_i9_the_guard_set_of_a_reranker_is_what_the_encoder_brings_of_its_documents(
+    tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path
+) -> None:
+    folder = _prepared(tmp_path / "guarded", tiny, tiny_reranker, epochs=1, guard="elsewhere", guard_margin=0.01)
+    documents = {f"g{topic}": liking.document(topic) for topic in range(TOPICS)}
+    asked = prepare(liking.judgments(40, False), 0.0).train
+    judged = [Judged(one.query, {f"g{name[1:]}": 1.0 for name in one.relevant}) for one in asked if one.relevant]
+    (folder / GUARD_CORPUS).write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in documents.items()))
+    (folder / GUARD).write_text("".join(json.dumps(asdict(one)) + "\n" for one in judged))
+    tune(Spec.read(folder), folder)
+    result, details = _read(folder, RESULT), _read(folder, DETAILS)
+    before, after = (result["guard"][when]["0"]["ndcg@10"] for when in ("before", "after"))
+    assert len(before) == len(after) == len(judged)
+    assert np.mean(after) > np.mean(before)
+    found, wrong = read(details)
+    assert not wrong
+    assert found.guard is not None
+    assert (found.guard.name, found.guard.queries) == ("elsewhere", len(judged))
 
 
 def test_judgments_that_all_say_the_same_are_refused(tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path) -> None:
@@ -166,7 +205,9 @@ def test_scores_of_pairs_are_the_same_by_either_way(tiny_reranker: Tiny) -> None
 
 def test_only_what_the_encoder_brought_first_is_put_in_order_and_equals_stay_as_they_were() -> None:
     pool = Pool(("a", "b", "c"), {"a": 0.9, "b": 0.8, "c": 0.7, "judged": 0.1}, [])
-    assert pool.reranked({"a": 0.2, "b": 0.5, "c": 0.2, "judged": 9.0}) == ["b", "a", "c"]
+    scores = {"a": 0.2, "b": 0.5, "c": 0.2, "judged": 9.0}
+    assert pool.reranked(scores, 0.0) == ["b", "a", "c"]
+    assert pool.reranked(scores, 0.9) == ["a", "b", "c"]
     assert pool.cut({"c", "judged"}, 2).first == ("a", "c")
     assert pool.cut({"b"}, 9).first == pool.first
     assert pool.cut({"a", "b", "c"}, 2).first == pool.first
@@ -181,7 +222,9 @@ def test_liked_pairs_stand_against_refused_ones_or_if_there_are_none_against_wha
     cosines = {"a": 0.9, "b": 0.8, "c": 0.7, "far": 0.1}
     pools = {"q": Pool(("a", "b", "c"), cosines, [])}
     material = Material(list(cosines), {}, [], [], [Judged("q", targets)], {})
-    before, after = Judge({}, {"q": cosines}), Judge({}, {"q": {name: 1 - value for name, value in cosines.items()}})
+    before, after = (
+        Judge({}, {"q": likely}, 0.0) for likely in (cosines, {name: 1 - value for name, value in cosines.items()})
+    )
     found = held_out_pairs((before, after), material, pools)
     assert (found.labels, found.before) == ([1] + [0] * len(against), [0.9, *(cosines[name] for name in against)])
     assert found.after == [1 - score for score in found.before]

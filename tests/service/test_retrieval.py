@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diapason.blending import blended
 from services.kit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.search.domain.asking import Rerank, Words
 from services.search.domain.filters import Equals, Exists, Filter, Prefix, Range
@@ -130,6 +131,25 @@ async def test_the_route_s_reranker_orders_the_first_candidates(books: Bench) ->
         assert result.parts.rerank == result.hit.score == -len(result.document.text)
         assert plain[(result.parts.first_stage_rank or 0) - 1] == result.hit.document_id
     assert len(books.embedder.reranked[-1]) == 10
+
+
+async def test_a_reranker_that_leaves_a_share_to_the_first_stage_is_blended_with_it(books: Bench) -> None:
+    await books.routing.switch("books", "", 1, ("judge", 0, ""))
+    first = await books.found(story(10), 10, "books")
+    alone = await books.found(story(10), 10, "books", rerank=Rerank(candidates=10))
+    books.embedder.first_stage_share = 0.6
+    found = await books.found(story(10), 10, "books", rerank=Rerank(candidates=10), explain=True)
+    assert found.reranking is not None
+    assert found.reranking.first_stage_share == 0.6
+    final = blended([r.hit.score for r in first.results], [-float(len(r.document.text)) for r in first.results], 0.6)
+    expected = {r.hit.document_id: score for r, score in zip(first.results, final, strict=True)}
+    assert [r.hit.score for r in found.results] == pytest.approx(sorted(final, reverse=True))
+    for result in found.results:
+        assert result.hit.score == pytest.approx(expected[result.hit.document_id])
+        assert result.parts is not None
+        assert result.parts.rerank == -len(result.document.text)
+    orders = [[r.hit.document_id for r in one.results] for one in (first, alone, found)]
+    assert orders[2] not in orders[:2]
 
 
 async def test_past_its_budget_the_first_order_is_returned_and_flagged(books: Bench) -> None:

@@ -99,7 +99,9 @@ def reranker(pairs: int = 400) -> dict[str, Any]:
     kept = {name: part for name, part in encoder().items() if name not in ("guard", "mix", "mix_chosen")}
     for when in ("before", "after"):
         kept["held_out"][when] = {"0": kept["held_out"][when]["384"]}
-    return {**kept, "kind": "reranker", "pairs": {"labels": labels, "before": of(0.1), "after": of(0.5)}}
+    blend = [{"share": n / 10, "ndcg@10": 0.8 - (n / 10 - 0.4) ** 2} for n in range(10)]
+    compared = {"labels": labels, "before": of(0.1), "after": of(0.5)}
+    return {**kept, "kind": "reranker", "blend": blend, "blend_chosen": 0.4, "pairs": compared}
 
 
 def row(details: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from services.search.__main__ import MIGRATIONS, Search
 from services.search.adapters.edge import EdgeEngine
 from services.search.domain.asking import Ask
 from services.search.domain.model import Document, Encoder, IndexState, ReindexState, Span, Version
-from services.search.ports import Embedded, EmbeddedDocuments, Engine, Impression
+from services.search.ports import Embedded, EmbeddedDocuments, Engine, Impression, Scored
 from services.search.retrieval import Found
 
 DIMENSION = 32
@@ -38,6 +38,7 @@ class PlantedEmbedder:
         self.refused: set[str] = set()
         self.failing: set[str] = set()
         self.slow = False
+        self.first_stage_share = 0.0
         self.answering = asyncio.Event()
         self.answering.set()
         self.sizes: tuple[int, ...] = (DIMENSION, 16)
@@ -68,14 +69,14 @@ class PlantedEmbedder:
         starts = [range(0, len(text), max_tokens) for text in texts]
         return [[Span(i, min(i + max_tokens, len(t))) for i in some] for t, some in zip(texts, starts, strict=True)]
 
-    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> list[float]:
+    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> Scored:
         """The shorter a text, the better."""
         if self.failure:
             raise self.failure
         if self.slow:
             await asyncio.sleep(seconds * 2)
         self.reranked.append(list(texts))
-        return [-float(len(text)) for text in texts]
+        return Scored([-float(len(text)) for text in texts], self.first_stage_share)
 
     async def resolve_reranker(self, model: str, number: int, digest: str) -> Version:
         if (model, number) in (("judge", 0), ("judge", 1)):

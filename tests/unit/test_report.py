@@ -32,6 +32,7 @@ SECTIONS = {
     "config": "config",
     "training": "training",
     "mix": "mix",
+    "blend": "blend",
     "held_out": "gains",
     "scores": "distributions",
     "guard": "guard",
@@ -45,7 +46,8 @@ ROW = made.row(made.encoder(QUERIES))
 
 
 def everything(queries: int = QUERIES) -> dict[str, Any]:
-    return {**made.encoder(queries), "pairs": made.reranker()["pairs"]}
+    judged = {part: of for part, of in made.reranker().items() if part in ("pairs", "blend", "blend_chosen")}
+    return {**made.encoder(queries), **judged}
 
 
 def report(details: dict[str, Any] | None = None) -> Report:
@@ -184,7 +186,7 @@ def test_the_page_needs_nothing_and_shows_words_as_they_are() -> None:
     assert "about <script>alert(" in page.text
     assert "<b>Mice</b> 0" in page.text
     assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("figure") == page.tags.count("figcaption") == page.tags.count("svg") == 10
+    assert page.tags.count("figure") == page.tags.count("figcaption") == page.tags.count("svg") == 11
 
 
 def test_what_a_mix_had_forgotten_is_told_where_it_was_asked() -> None:
@@ -193,7 +195,7 @@ def test_what_a_mix_had_forgotten_is_told_where_it_was_asked() -> None:
     # By the guard set alone, without queries that steer.
     page = Page(render(report(whole | {"mix": [{"weight": 0.5, "guard": -0.2}, {"weight": 0.25, "guard": -0.1}]})))
     assert "-0.200 with 0.5 of the new weights; -0.100 with 0.25 of the new weights." in page.text
-    assert page.tags.count("svg") == 9
+    assert page.tags.count("svg") == 10
 
 
 def test_a_reranker_has_no_dimensions() -> None:
@@ -203,6 +205,7 @@ def test_a_reranker_has_no_dimensions() -> None:
     assert "75 queries got better, 0 stayed the same and 45 got worse." in page.text
     assert "score of a query and a document (0 to 1)" in page.text
     assert "reranked" in page.text
+    assert "chosen was a share of 0.4." in page.text
 
 
 def test_a_run_known_by_its_row_alone_has_a_page() -> None:

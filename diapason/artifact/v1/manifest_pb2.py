@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from diapason.common.v1 import version_pb2 as diapason_dot_common_dot_v1_dot_version__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/artifact/v1/manifest.proto\x12\x14\x64iapason.artifact.v1\x1a diapason/common/v1/version.proto\"\xe7\x02\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\r\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.diapason.common.v1.ModelKind\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x12\n\ndimensions\x18\x06 \x03(\r\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12.\n\x07prompts\x18\x08 \x01(\x0b\x32\x1d.diapason.artifact.v1.Prompts\x12)\n\x05\x66iles\x18\t \x03(\x0b\x32\x1a.diapason.artifact.v1.File\x12,\n\x06golden\x18\n \x01(\x0b\x32\x1c.diapason.artifact.v1.Golden\x12.\n\x07lineage\x18\x0b \x01(\x0b\x32\x1d.diapason.artifact.v1.Lineage\x12\x0b\n\x03raw\x18\x0c \x01(\x08\"*\n\x07Prompts\x12\r\n\x05query\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"f\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12,\n\x04role\x18\x04 \x01(\x0e\x32\x1e.diapason.artifact.v1.FileRole\"9\n\x06Golden\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0f\n\x07queries\x18\x03 \x03(\t\"@\n\x07Lineage\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x15\n\rparent_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t*m\n\x08\x46ileRole\x12\x19\n\x15\x46ILE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILE_ROLE_OPENVINO\x10\x01\x12\x17\n\x13\x46ILE_ROLE_TOKENIZER\x10\x02\x12\x15\n\x11\x46ILE_ROLE_WEIGHTS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#diapason/artifact/v1/manifest.proto\x12\x14\x64iapason.artifact.v1\x1a diapason/common/v1/version.proto\"\x82\x03\n\x08Manifest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\r\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.diapason.common.v1.ModelKind\x12\x11\n\tdimension\x18\x05 \x01(\r\x12\x12\n\ndimensions\x18\x06 \x03(\r\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12.\n\x07prompts\x18\x08 \x01(\x0b\x32\x1d.diapason.artifact.v1.Prompts\x12)\n\x05\x66iles\x18\t \x03(\x0b\x32\x1a.diapason.artifact.v1.File\x12,\n\x06golden\x18\n \x01(\x0b\x32\x1c.diapason.artifact.v1.Golden\x12.\n\x07lineage\x18\x0b \x01(\x0b\x32\x1d.diapason.artifact.v1.Lineage\x12\x0b\n\x03raw\x18\x0c \x01(\x08\x12\x19\n\x11\x66irst_stage_share\x18\r \x01(\x02\"*\n\x07Prompts\x12\r\n\x05query\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"f\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12,\n\x04role\x18\x04 \x01(\x0e\x32\x1e.diapason.artifact.v1.FileRole\"9\n\x06Golden\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0f\n\x07queries\x18\x03 \x03(\t\"@\n\x07Lineage\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x15\n\rparent_digest\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t*m\n\x08\x46ileRole\x12\x19\n\x15\x46ILE_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILE_ROLE_OPENVINO\x10\x01\x12\x17\n\x13\x46ILE_ROLE_TOKENIZER\x10\x02\x12\x15\n\x11\x46ILE_ROLE_WEIGHTS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.artifact.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILEROLE']._serialized_start=730
-  _globals['_FILEROLE']._serialized_end=839
+  _globals['_FILEROLE']._serialized_start=757
+  _globals['_FILEROLE']._serialized_end=866
   _globals['_MANIFEST']._serialized_start=96
-  _globals['_MANIFEST']._serialized_end=455
-  _globals['_PROMPTS']._serialized_start=457
-  _globals['_PROMPTS']._serialized_end=499
-  _globals['_FILE']._serialized_start=501
-  _globals['_FILE']._serialized_end=603
-  _globals['_GOLDEN']._serialized_start=605
-  _globals['_GOLDEN']._serialized_end=662
-  _globals['_LINEAGE']._serialized_start=664
-  _globals['_LINEAGE']._serialized_end=728
+  _globals['_MANIFEST']._serialized_end=482
+  _globals['_PROMPTS']._serialized_start=484
+  _globals['_PROMPTS']._serialized_end=526
+  _globals['_FILE']._serialized_start=528
+  _globals['_FILE']._serialized_end=630
+  _globals['_GOLDEN']._serialized_start=632
+  _globals['_GOLDEN']._serialized_end=689
+  _globals['_LINEAGE']._serialized_start=691
+  _globals['_LINEAGE']._serialized_end=755
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,7 @@ class Manifest(_message.Message):
     GOLDEN_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
+    FIRST_STAGE_SHARE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Layout of the artifact; readers refuse what they do not know. Now 1."""
     model: _builtins.str
@@ -75,6 +76,10 @@ class Manifest(_message.Message):
     """Longer texts are truncated to this many tokens, special tokens included."""
     raw: _builtins.bool
     """The model itself does not scale its vectors to unit length, and neither may who serves it."""
+    first_stage_share: _builtins.float
+    """Rerankers: how much of the final order is still the first stage's, from 0 (none) to below 1. Both scores are
+    standardized over the candidates, then weighted with this and the rest.
+    """
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sizes at which vectors may be used, the full one included, descending."""
@@ -104,10 +109,11 @@ class Manifest(_message.Message):
         golden: Global___Golden | None = ...,
         lineage: Global___Lineage | None = ...,
         raw: _builtins.bool = ...,
+        first_stage_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "lineage", b"lineage", "prompts", b"prompts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "dimensions", b"dimensions", "files", b"files", "format", b"format", "golden", b"golden", "kind", b"kind", "lineage", b"lineage", "max_tokens", b"max_tokens", "model", b"model", "number", b"number", "prompts", b"prompts", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "dimensions", b"dimensions", "files", b"files", "first_stage_share", b"first_stage_share", "format", b"format", "golden", b"golden", "kind", b"kind", "lineage", b"lineage", "max_tokens", b"max_tokens", "model", b"model", "number", b"number", "prompts", b"prompts", "raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -339,6 +339,9 @@ class RerankResponse(_message.Message):
     TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    FIRST_STAGE_SHARE_FIELD_NUMBER: _builtins.int
+    first_stage_share: _builtins.float
+    """The version's own, as in its manifest: what the order that these scores come from keeps of the one before it."""
     @_builtins.property
     def version(self) -> _version_pb2.VersionRef: ...
     @_builtins.property
@@ -363,10 +366,11 @@ class RerankResponse(_message.Message):
         token_counts: _abc.Iterable[_builtins.int] | None = ...,
         truncated: _abc.Iterable[_builtins.bool] | None = ...,
         timings: Global___Timings | None = ...,
+        first_stage_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "timings", b"timings", "token_counts", b"token_counts", "truncated", b"truncated", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_stage_share", b"first_stage_share", "scores", b"scores", "timings", b"timings", "token_counts", b"token_counts", "truncated", b"truncated", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,15 +29,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iapason/search/v1/search.proto\x12\x12\x64iapason.search.v1\x1a diapason/common/v1/version.proto\x1a#diapason/search/v1/collection.proto\x1a\x1f\x64iapason/search/v1/filter.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa0\x03\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12*\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1a.diapason.search.v1.Filter\x12\x1c\n\x0fscore_threshold\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x08 \x01(\t\x12*\n\x06hybrid\x18\t \x01(\x0b\x32\x1a.diapason.search.v1.Hybrid\x12*\n\x06rerank\x18\n \x01(\x0b\x32\x1a.diapason.search.v1.Rerank\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x12\r\n\x05\x65xact\x18\x0c \x01(\x08\x12\x0c\n\x04like\x18\r \x03(\t\x12\x0e\n\x06unlike\x18\x0e \x03(\t\x12\x1e\n\x16\x66irst_stage_dimensions\x18\x0f \x01(\r\x12\x12\n\nunrecorded\x18\x10 \x01(\x08\x42\x12\n\x10_score_threshold\"4\n\x06Hybrid\x12*\n\x06\x66usion\x18\x01 \x01(\x0e\x32\x1a.diapason.search.v1.Fusion\"G\n\x06Rerank\x12\x12\n\ncandidates\x18\x01 \x01(\r\x12)\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc3\x02\n\x0eSearchResponse\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12(\n\x05route\x18\x02 \x01(\x0b\x32\x19.diapason.search.v1.Route\x12\x35\n\rquery_version\x18\x03 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12+\n\x07results\x18\x04 \x03(\x0b\x32\x1a.diapason.search.v1.Result\x12\x17\n\x0fquery_truncated\x18\x05 \x01(\x08\x12,\n\x07timings\x18\x06 \x01(\x0b\x32\x1b.diapason.search.v1.Timings\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x30\n\treranking\x18\x08 \x01(\x0b\x32\x1d.diapason.search.v1.Reranking\"q\n\tReranking\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\ncandidates\x18\x04 \x01(\r\"\xd5\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12(\n\x07payload\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07passage\x18\x07 \x01(\x0b\x32\x1b.diapason.search.v1.Passage\x12-\n\x05parts\x18\x08 \x01(\x0b\x32\x1e.diapason.search.v1.ScoreParts\"\'\n\x07Passage\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x86\x02\n\nScoreParts\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ndense_rank\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x16\n\tbm25_rank\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05\x66used\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x13\n\x06rerank\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10\x66irst_stage_rank\x18\x07 \x01(\rH\x06\x88\x01\x01\x42\x08\n\x06_denseB\r\n\x0b_dense_rankB\x07\n\x05_bm25B\x0c\n\n_bm25_rankB\x08\n\x06_fusedB\t\n\x07_rerankB\x13\n\x11_first_stage_rank\"\xb2\x01\n\x07Timings\x12(\n\x05\x65mbed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06rerank\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x12\x42\x61tchSearchRequest\x12\x33\n\x08searches\x18\x01 \x03(\x0b\x32!.diapason.search.v1.SearchRequest\"M\n\x13\x42\x61tchSearchResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.diapason.search.v1.BatchSearchAnswer\"\x87\x01\n\x11\x42\x61tchSearchAnswer\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".diapason.search.v1.SearchResponseH\x00\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1f.diapason.search.v1.SearchErrorH\x00\x42\x08\n\x06\x61nswer\",\n\x0bSearchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*r\n\x06\x46usion\x12\x16\n\x12\x46USION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46USION_RECIPROCAL_RANK\x10\x01\x12\x1d\n\x19\x46USION_DISTRIBUTION_BASED\x10\x02\x12\x15\n\x11\x46USION_WORDS_ONLY\x10\x03\x32\xc0\x01\n\rSearchService\x12O\n\x06Search\x12!.diapason.search.v1.SearchRequest\x1a\".diapason.search.v1.SearchResponse\x12^\n\x0b\x42\x61tchSearch\x12&.diapason.search.v1.BatchSearchRequest\x1a\'.diapason.search.v1.BatchSearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iapason/search/v1/search.proto\x12\x12\x64iapason.search.v1\x1a diapason/common/v1/version.proto\x1a#diapason/search/v1/collection.proto\x1a\x1f\x64iapason/search/v1/filter.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa0\x03\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12*\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1a.diapason.search.v1.Filter\x12\x1c\n\x0fscore_threshold\x18\x07 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x08 \x01(\t\x12*\n\x06hybrid\x18\t \x01(\x0b\x32\x1a.diapason.search.v1.Hybrid\x12*\n\x06rerank\x18\n \x01(\x0b\x32\x1a.diapason.search.v1.Rerank\x12\x0f\n\x07\x65xplain\x18\x0b \x01(\x08\x12\r\n\x05\x65xact\x18\x0c \x01(\x08\x12\x0c\n\x04like\x18\r \x03(\t\x12\x0e\n\x06unlike\x18\x0e \x03(\t\x12\x1e\n\x16\x66irst_stage_dimensions\x18\x0f \x01(\r\x12\x12\n\nunrecorded\x18\x10 \x01(\x08\x42\x12\n\x10_score_threshold\"4\n\x06Hybrid\x12*\n\x06\x66usion\x18\x01 \x01(\x0e\x32\x1a.diapason.search.v1.Fusion\"G\n\x06Rerank\x12\x12\n\ncandidates\x18\x01 \x01(\r\x12)\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc3\x02\n\x0eSearchResponse\x12\x11\n\tsearch_id\x18\x01 \x01(\t\x12(\n\x05route\x18\x02 \x01(\x0b\x32\x19.diapason.search.v1.Route\x12\x35\n\rquery_version\x18\x03 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12+\n\x07results\x18\x04 \x03(\x0b\x32\x1a.diapason.search.v1.Result\x12\x17\n\x0fquery_truncated\x18\x05 \x01(\x08\x12,\n\x07timings\x18\x06 \x01(\x0b\x32\x1b.diapason.search.v1.Timings\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x30\n\treranking\x18\x08 \x01(\x0b\x32\x1d.diapason.search.v1.Reranking\"\x8c\x01\n\tReranking\x12/\n\x07version\x18\x01 \x01(\x0b\x32\x1e.diapason.common.v1.VersionRef\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\ncandidates\x18\x04 \x01(\r\x12\x19\n\x11\x66irst_stage_share\x18\x05 \x01(\x02\"\xd5\x01\n\x06Result\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x02\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12(\n\x07payload\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\x07passage\x18\x07 \x01(\x0b\x32\x1b.diapason.search.v1.Passage\x12-\n\x05parts\x18\x08 \x01(\x0b\x32\x1e.diapason.search.v1.ScoreParts\"\'\n\x07Passage\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x86\x02\n\nScoreParts\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x17\n\ndense_rank\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x16\n\tbm25_rank\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05\x66used\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x13\n\x06rerank\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10\x66irst_stage_rank\x18\x07 \x01(\rH\x06\x88\x01\x01\x42\x08\n\x06_denseB\r\n\x0b_dense_rankB\x07\n\x05_bm25B\x0c\n\n_bm25_rankB\x08\n\x06_fusedB\t\n\x07_rerankB\x13\n\x11_first_stage_rank\"\xb2\x01\n\x07Timings\x12(\n\x05\x65mbed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06rerank\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x12\x42\x61tchSearchRequest\x12\x33\n\x08searches\x18\x01 \x03(\x0b\x32!.diapason.search.v1.SearchRequest\"M\n\x13\x42\x61tchSearchResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.diapason.search.v1.BatchSearchAnswer\"\x87\x01\n\x11\x42\x61tchSearchAnswer\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".diapason.search.v1.SearchResponseH\x00\x12\x30\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1f.diapason.search.v1.SearchErrorH\x00\x42\x08\n\x06\x61nswer\",\n\x0bSearchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t*r\n\x06\x46usion\x12\x16\n\x12\x46USION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46USION_RECIPROCAL_RANK\x10\x01\x12\x1d\n\x19\x46USION_DISTRIBUTION_BASED\x10\x02\x12\x15\n\x11\x46USION_WORDS_ONLY\x10\x03\x32\xc0\x01\n\rSearchService\x12O\n\x06Search\x12!.diapason.search.v1.SearchRequest\x1a\".diapason.search.v1.SearchResponse\x12^\n\x0b\x42\x61tchSearch\x12&.diapason.search.v1.BatchSearchRequest\x1a\'.diapason.search.v1.BatchSearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diapason.search.v1.search_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FUSION']._serialized_start=2249
-  _globals['_FUSION']._serialized_end=2363
+  _globals['_FUSION']._serialized_start=2277
+  _globals['_FUSION']._serialized_end=2391
   _globals['_SEARCHREQUEST']._serialized_start=222
   _globals['_SEARCHREQUEST']._serialized_end=638
   _globals['_HYBRID']._serialized_start=640
@@ -46,24 +46,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RERANK']._serialized_end=765
   _globals['_SEARCHRESPONSE']._serialized_start=768
   _globals['_SEARCHRESPONSE']._serialized_end=1091
-  _globals['_RERANKING']._serialized_start=1093
-  _globals['_RERANKING']._serialized_end=1206
-  _globals['_RESULT']._serialized_start=1209
-  _globals['_RESULT']._serialized_end=1422
-  _globals['_PASSAGE']._serialized_start=1424
-  _globals['_PASSAGE']._serialized_end=1463
-  _globals['_SCOREPARTS']._serialized_start=1466
-  _globals['_SCOREPARTS']._serialized_end=1728
-  _globals['_TIMINGS']._serialized_start=1731
-  _globals['_TIMINGS']._serialized_end=1909
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=1911
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=1984
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1986
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2063
-  _globals['_BATCHSEARCHANSWER']._serialized_start=2066
-  _globals['_BATCHSEARCHANSWER']._serialized_end=2201
-  _globals['_SEARCHERROR']._serialized_start=2203
-  _globals['_SEARCHERROR']._serialized_end=2247
-  _globals['_SEARCHSERVICE']._serialized_start=2366
-  _globals['_SEARCHSERVICE']._serialized_end=2558
+  _globals['_RERANKING']._serialized_start=1094
+  _globals['_RERANKING']._serialized_end=1234
+  _globals['_RESULT']._serialized_start=1237
+  _globals['_RESULT']._serialized_end=1450
+  _globals['_PASSAGE']._serialized_start=1452
+  _globals['_PASSAGE']._serialized_end=1491
+  _globals['_SCOREPARTS']._serialized_start=1494
+  _globals['_SCOREPARTS']._serialized_end=1756
+  _globals['_TIMINGS']._serialized_start=1759
+  _globals['_TIMINGS']._serialized_end=1937
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1939
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=2012
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2014
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2091
+  _globals['_BATCHSEARCHANSWER']._serialized_start=2094
+  _globals['_BATCHSEARCHANSWER']._serialized_end=2229
+  _globals['_SEARCHERROR']._serialized_start=2231
+  _globals['_SEARCHERROR']._serialized_end=2275
+  _globals['_SEARCHSERVICE']._serialized_start=2394
+  _globals['_SEARCHSERVICE']._serialized_end=2586
 # @@protoc_insertion_point(module_scope)

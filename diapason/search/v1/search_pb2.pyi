@@ -248,11 +248,14 @@ class Reranking(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    FIRST_STAGE_SHARE_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     """False: the results are in the order of the first stage, for this reason."""
     reason: _builtins.str
     candidates: _builtins.int
     """Documents that were scored."""
+    first_stage_share: _builtins.float
+    """How much of the order is still the first stage's, by what the reranker's training found best."""
     @_builtins.property
     def version(self) -> _version_pb2.VersionRef: ...
     def __init__(
@@ -262,10 +265,11 @@ class Reranking(_message.Message):
         applied: _builtins.bool = ...,
         reason: _builtins.str = ...,
         candidates: _builtins.int = ...,
+        first_stage_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates", "first_stage_share", b"first_stage_share", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,6 +366,7 @@ class ScoreParts(_message.Message):
     bm25_rank: _builtins.int
     fused: _builtins.float
     rerank: _builtins.float
+    """The reranker's own score. Where the reranker keeps a share of the first stage, the result's score is of both."""
     first_stage_rank: _builtins.int
     """Of the result before reranking."""
     def __init__(

@@ -13,7 +13,7 @@ from services.kit.context import call_options
 from services.kit.errors import NotFound, ServiceError, Unavailable
 from services.kit.status import from_rpc_error
 from services.search.domain.model import Encoder, Span, Version
-from services.search.ports import Embedded, EmbeddedDocuments
+from services.search.ports import Embedded, EmbeddedDocuments, Scored
 
 _QUERY_SECONDS = 5.0
 _DOCUMENTS_SECONDS = 120.0
@@ -83,7 +83,7 @@ class GrpcEmbedder:
             found += [[Span(*ends) for ends in zip(t.starts, t.ends, strict=True)] for t in response.texts]
         return found
 
-    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> list[float]:
+    async def rerank(self, version: Version, query: str, texts: Sequence[str], seconds: float) -> Scored:
         """Score texts for a query."""
         request = pb.RerankRequest(version=ref_of(version), query=query, texts=texts, lane=pb.LANE_INTERACTIVE)
         try:
@@ -94,7 +94,7 @@ class GrpcEmbedder:
             raise ServiceError("the embedder used another version than asked for")
         if len(response.scores) != len(texts):
             raise ServiceError(f"the embedder gave {len(response.scores)} scores to {len(texts)} texts")
-        return list(response.scores)
+        return Scored(list(response.scores), response.first_stage_share)
 
     async def resolve(self, model: str, number: int, digest: str) -> Encoder:
         """Find a ready version by digest, by model and number, or the newest of a model."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diapason.blending import blended
 from diapason.vectors import Matrix
 from services.search.domain.model import Hit
 
@@ -49,10 +50,13 @@ def example_vector(query: Matrix | None, like: Sequence[Matrix], unlike: Sequenc
     return vector
 
 
-def reordered(hits: Sequence[Hit], scores: Sequence[float]) -> list[tuple[Hit, float]]:
-    """The hits by their new scores, best first; equal ones keep their order."""
-    scored = list(zip(hits, scores, strict=True))
-    return sorted(scored, key=lambda pair: -pair[1])
+def reordered(hits: Sequence[Hit], scores: Sequence[float], share: float) -> list[tuple[Hit, float, float]]:
+    """The hits with their final and their reranker's ``scores``, best first; equal ones keep their order.
+
+    ``share`` of the order stays the hits' own.
+    """
+    final = blended([hit.score for hit in hits], scores, share)
+    return sorted(zip(hits, final, scores, strict=True), key=lambda each: -each[1])
 
 
 def places(hits: Sequence[Hit]) -> Mapping[str, tuple[float, int]]:

@@ -145,4 +145,5 @@ def _reranking(reranking: Reranking) -> pb.Reranking:
         applied=reranking.applied,
         reason=reranking.reason,
         candidates=reranking.candidates,
+        first_stage_share=reranking.first_stage_share,
     )

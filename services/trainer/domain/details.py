@@ -66,6 +66,13 @@ class MixPoint(_Part):
     guard: FiniteFloat | None = None
 
 
+class BlendPoint(_Part):
+    """nDCG@10 on the validation queries with so large a share of the order left to the first stage."""
+
+    share: Share
+    ndcg: FiniteFloat = Field(alias=NDCG)
+
+
 class Pair(_Part):
     """One number before training and after."""
 
@@ -184,6 +191,8 @@ class Details(_Part):
     validation: list[ValidationPoint] = []
     mix: list[MixPoint] = []
     mix_chosen: Share | None = None
+    blend: list[BlendPoint] = []
+    blend_chosen: Share | None = None
     held_out: HeldOut | None = None
     guard: Guard | None = None
     scores: Scored | None = None

@@ -11,8 +11,10 @@ from services.trainer.domain.model import PublishedVersion
 _TEMPLATE = Path(__file__).with_name("card.md")
 
 
-def render(version: PublishedVersion, repo: str, gate: Mapping[str, Any]) -> str:
+def render(version: PublishedVersion, repo: str, gate: Mapping[str, Any], first_stage_share: float = 0.0) -> str:
     """Markdown with the hub's front matter. ``gate`` is as the run stored it; empty for an imported version.
+
+    ``first_stage_share`` is what a reranker leaves of the order to the encoder.
 
     It holds numbers and names of ours alone: nothing of anybody's texts, nor where a base was imported from.
     """
@@ -23,4 +25,5 @@ def render(version: PublishedVersion, repo: str, gate: Mapping[str, Any]) -> str
         smaller=[size for size in version.dimensions if size < version.dimension],
         metrics=gate.get("metrics", ()),
         queries=gate.get("queries", 0),
+        share=first_stage_share,
     )

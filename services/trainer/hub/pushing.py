@@ -126,11 +126,12 @@ class Pusher:
         name = f"{version.model}/{version.number}"
         try:
             weights = artifacts.fetch_weights(self._objects, version, folder)
+            share = artifacts.manifest_of(self._objects, version).first_stage_share
         except FileNotFoundError as error:
             raise NotFound("version with its files", name, "they are no longer in the artifact store") from error
         except artifacts.BrokenArtifact as error:
             raise FailedPrecondition("BROKEN_ARTIFACT", name, f"{error}; it is not pushed") from error
-        (weights / "README.md").write_text(card.render(version, what.repo, what.gate), encoding="utf-8")
+        (weights / "README.md").write_text(card.render(version, what.repo, what.gate, share), encoding="utf-8")
         return weights
 
     def _uploaded(self, job: Upload, log_file: Path, until: float, stop: threading.Event) -> Outcome | None:

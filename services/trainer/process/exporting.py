@@ -44,14 +44,17 @@ _NO_LIMIT = 1_000_000
 _VECTOR = "sentence_embedding"
 
 
-def export(model: SentenceTransformer | CrossEncoder, dimensions: list[int], folder: Path) -> None:
+def export(
+    model: SentenceTransformer | CrossEncoder, dimensions: list[int], folder: Path, first_stage_share: float = 0.0
+) -> None:
     """Write everything that will be published into ``folder``. Raises ``JobError``.
 
-    ``dimensions`` are an encoder's sizes besides the full one.
+    ``dimensions`` are an encoder's sizes besides the full one; ``first_stage_share`` is a reranker's.
     """
     model.eval()
     tokenizer = tokenizer_of(model)
     described = _encoder(model, dimensions) if isinstance(model, SentenceTransformer) else _reranker(model)
+    described["first_stage_share"] = first_stage_share
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder / WEIGHTS), safe_serialization=True, create_model_card=False)
     tokenizer.save(str(folder / TOKENIZER))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diapason.blending import blended
 from diapason.vectors import Matrix
 from services.trainer.domain.data import Judged
 from services.trainer.process import loading
@@ -31,9 +32,11 @@ class Pool:
         dropped = set(others[max(0, depth - (len(self.first) - len(others))) :])
         return replace(self, first=tuple(name for name in self.first if name not in dropped))
 
-    def reranked(self, scores: Mapping[str, float]) -> list[str]:
-        """The first ones by a reranker's scores; where these are equal, as they were."""
-        return sorted(self.first, key=lambda name: -scores[name])
+    def reranked(self, scores: Mapping[str, float], share: float) -> list[str]:
+        """The first ones by a reranker's scores, with a share of their own order; equal ones as they were."""
+        final = blended([self.cosines[name] for name in self.first], [scores[name] for name in self.first], share)
+        placed = dict(zip(self.first, final, strict=True))
+        return sorted(self.first, key=lambda name: -placed[name])
 
 
 def pools(encoder: str, material: Material) -> dict[str, Pool]:

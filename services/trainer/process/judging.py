@@ -22,10 +22,14 @@ NO_SIZE = 0
 
 @dataclass(frozen=True)
 class Judge:
-    """What orders held-out documents: scores on its own scale by query and id, and the same between 0 and 1."""
+    """What orders held-out documents: scores on its own scale by query and id, and the same between 0 and 1.
+
+    ``share`` of the order is the first stage's.
+    """
 
     scores: Mapping[str, Mapping[str, float]]
     likely: Mapping[str, Mapping[str, float]]
+    share: float
 
 
 def scored(
@@ -44,24 +48,27 @@ def scored(
     return {query: {name: next(scores) for name in some} for query, some in names.items()}
 
 
-def judges_of(model: CrossEncoder, spec: Spec, material: Material, found: Mapping[str, Pool]) -> tuple[Judge, Judge]:
-    """What orders held-out documents now, and the candidate."""
+def judges_of(
+    model: CrossEncoder, share: float, spec: Spec, material: Material, found: Mapping[str, Pool]
+) -> tuple[Judge, Judge]:
+    """What orders held-out documents now, and the candidate, which leaves a ``share`` to the first stage."""
     started = time.monotonic()
 
-    def of(one: CrossEncoder, message: str, begins: float) -> Judge:
+    def of(one: CrossEncoder, share: float, message: str, begins: float) -> Judge:
         say(stage="evaluate", progress=begins, message=f"{message} on the held-out queries")
         tell = telling("evaluate", begins, begins + 0.5)
         scores = scored(one, material.held_out, found, material.texts, judged=True, progress=tell)
         likely = {q: dict(zip(some, scoring.likely(one, [*some.values()]), strict=True)) for q, some in scores.items()}
-        return Judge(scores, likely)
+        return Judge(scores, likely, share)
 
     if spec.current:
-        before = of(loading.load(spec.current, Kind.RERANKER), "the reranker that serves", 0.0)
+        current = loading.load(spec.current, Kind.RERANKER)
+        before = of(current, spec.current_share, "the reranker that serves", 0.0)
     else:
         cosines = {one.query: dict(found[one.query].cosines) for one in material.held_out}
         likely = {q: {name: min(1.0, max(0.0, c)) for name, c in some.items()} for q, some in cosines.items()}
-        before = Judge(cosines, likely)
-    after = of(model, "the candidate", 0.5)
+        before = Judge(cosines, likely, 0.0)
+    after = of(model, share, "the candidate", 0.5)
     material.seconds["evaluate"] = time.monotonic() - started
     return before, after
 
@@ -72,7 +79,8 @@ def measured(
     """Rankings before and after of what a search would rerank, and what a report shows of them."""
     asked = {one.query: one.relevant for one in material.held_out}
     before, after = (
-        [found[one.query].reranked(judge.scores[one.query])[:DEPTH] for one in material.held_out] for judge in judges
+        [found[one.query].reranked(judge.scores[one.query], judge.share)[:DEPTH] for one in material.held_out]
+        for judge in judges
     )
     scores = {
         "before": evaluating.scores(asked, lambda size: before, [NO_SIZE]),

@@ -18,9 +18,10 @@ from services.trainer.domain import pairs as comparing
 from services.trainer.domain import reranking as choices
 from services.trainer.domain.data import Judged
 from services.trainer.domain.examples import resampled
+from services.trainer.domain.gate import DECIDING_METRIC
 from services.trainer.domain.model import Kind
 from services.trainer.domain.recipes import AUTO
-from services.trainer.process import detailing, evaluating, exporting, judging, loading, mixing
+from services.trainer.process import detailing, evaluating, exporting, guarding, judging, loading, mixing
 from services.trainer.process.firststage import DEPTH, Pool, pools
 from services.trainer.process.judging import NO_SIZE
 from services.trainer.process.material import Material, fix_chance
@@ -39,8 +40,16 @@ _MAX_TOKENS = 192
 # After each epoch so many validation queries are asked, of so many documents each: on two cores that is seconds,
 # where all of them would take longer than the training.
 _STEERING, _STEERING_DEPTH = 40, 15
+# Then so many of them, of all that a search would rerank, say how much of the order stays the first stage's.
+_BLENDING = 100
+# What is tried. All of it would be no reranker; between is where neither is to be relied on alone.
+SHARES = tuple(tenths / 10 for tenths in range(10))
+_UNSTEERED_SHARE = 0.5
+# As a report calls what was chosen.
+SHARE = "share of the order left to the encoder"
 # Each held-out query is as many pairs as a search reranks; more queries than this cost more than they tell.
 _MOST_HELD_OUT = 400
+_MOST_GUARD = 100
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,19 @@ def tune(spec: Spec, folder: Path) -> None:
         curves = train(model, in_rows, folder, rows.data, loss, validate, inputs=spec.batch_size, documents=documents)
         if not is_first():
             return
-        share, tried = mixing.mix(model, before, validate)
+        kept, tried = mixing.mix(model, before, validate)
+    say(stage="train", message="how much of the order to leave to the encoder")
+    share, blends = _blended(model, material, found)
     material.seconds["train"] = time.monotonic() - started
-    judges = judging.judges_of(model, spec, material, found)
+    judges = judging.judges_of(model, share, spec, material, found)
     measured, shown = judging.measured(judges, material, found)
     say(stage="export", progress=0.0, message="the candidate to OpenVINO")
-    exporting.export(model, [], folder / CANDIDATE)
+    exporting.export(model, [], folder / CANDIDATE, share)
     compared = judging.held_out_pairs(judges, material, found)
     result = {**measured, "comparisons": [asdict(one) for one in comparing.compare(compared)]}
+    guarded = _guarded(model, share, spec, folder)
+    if guarded:
+        result["guard"] = guarded
     details = {
         "kind": Kind.RERANKER.value,
         "data": {
@@ -102,19 +116,38 @@ def tune(spec: Spec, folder: Path) -> None:
             "learning rate": spec.learning_rate,
             "seed": spec.seed,
             "reranks the first": DEPTH,
+            "kept of the training": kept,
+            SHARE: share,
             "compared with": "the reranker that serves" if spec.current else "the encoder's order",
         },
         "training": curves.losses,
         "validation": curves.validation,
-        "mix": [one.said for one in tried],
-        "mix_chosen": share,
+        "mix": mixing.told(tried),
+        "mix_chosen": kept,
+        "blend": blends,
+        "blend_chosen": share,
         "held_out": {"queries": [one.query for one in material.held_out], **measured, **shown},
         "scores": judging.split(compared),
         "pairs": {"labels": compared.labels, "before": compared.before, "after": compared.after},
         "seconds": material.seconds,
     }
+    if guarded:
+        queries = len(guarded["before"][NO_SIZE][DECIDING_METRIC])
+        details["guard"] = {"name": spec.guard, "queries": queries, **guarded}
     write_json(folder / DETAILS, details)
     write_json(folder / RESULT, result)
+
+
+def _guarded(model: CrossEncoder, share: float, spec: Spec, folder: Path) -> dict[str, evaluating.Scores]:
+    """Scores before and after on the guard set, of what the same encoder brings of its documents; none without one."""
+    guard = guarding.read(folder)
+    if not guard:
+        return {}
+    asked = _some([*guard.steering, *guard.judged], _MOST_GUARD)
+    material = Material(list(guard.texts), guard.texts, [], [], asked, {})
+    found = pools(spec.encoder, material)
+    scores, _ = judging.measured(judging.judges_of(model, share, spec, material, found), material, found)
+    return scores
 
 
 def prepared(name: str, material: Material, found: Mapping[str, Pool], spec: Spec) -> Rows:
@@ -170,10 +203,32 @@ def _validation(
 
     def validate() -> float:
         scores = judging.scored(model, some, small, material.texts, judged=False)
-        ranked = [small[one.query].reranked(scores[one.query]) for one in some]
-        return float(np.mean(evaluating.scores(asked, lambda size: ranked, [NO_SIZE])[NO_SIZE]["ndcg@10"]))
+        return _ndcg(asked, [small[one.query].reranked(scores[one.query], 0.0) for one in some])
 
     return validate
+
+
+def _blended(
+    model: CrossEncoder, material: Material, found: Mapping[str, Pool]
+) -> tuple[float, list[dict[str, float]]]:
+    """The share of the order that is best left to the first stage, by validation queries; and all that were tried.
+
+    Of equal ones the greatest, which changes least of what is known to work.
+    """
+    if not material.validation:
+        return _UNSTEERED_SHARE, []
+    some = _some(material.validation, _BLENDING)
+    asked = {one.query: one.relevant for one in some}
+    scores = judging.scored(model, some, found, material.texts, judged=False)
+    tried = [
+        {"share": share, "ndcg@10": _ndcg(asked, [found[one.query].reranked(scores[one.query], share) for one in some])}
+        for share in SHARES
+    ]
+    return max(tried, key=lambda one: (one["ndcg@10"], one["share"]))["share"], tried
+
+
+def _ndcg(asked: evaluating.Queries, ranked: list[list[str]]) -> float:
+    return float(np.mean(evaluating.scores(asked, lambda size: ranked, [NO_SIZE])[NO_SIZE][DECIDING_METRIC]))
 
 
 def _some(judged: Sequence[Judged], most: int) -> list[Judged]:

@@ -22,7 +22,7 @@ class Spec:
 
     ``dimensions`` are the sizes besides the full one; ``model_kind`` is a `Kind` by its value; ``guard`` is the guard
     set's name, on which nDCG@10 may fall by ``guard_margin``. A reranker's run has the folder of the ``encoder`` that
-    serves, and an empty ``current`` where no reranker does.
+    serves, and an empty ``current`` where no reranker does; ``current_share`` is what that leaves to the first stage.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Spec:
     model_kind: str = "encoder"
     base: str = ""
     current: str = ""
+    current_share: float = 0.0
     encoder: str = ""
     dimensions: list[int] = field(default_factory=list)
     recipe: str = ""

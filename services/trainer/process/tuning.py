@@ -83,10 +83,11 @@ def tune(spec: Spec, folder: Path) -> None:
             "document_tokens": detailing.lengths(model, list(material.texts.values())),
         },
         "config": {"recipe": name, "negatives": spec.negatives, "epochs": spec.epochs, "batch size": spec.batch_size}
-        | {"learning rate": spec.learning_rate, "seed": spec.seed, "dimensions": spec.dimensions},
+        | {"learning rate": spec.learning_rate, "seed": spec.seed, "dimensions": spec.dimensions}
+        | {"kept of the training": share},
         "training": curves.losses,
         "validation": curves.validation,
-        "mix": [one.said for one in tried],
+        "mix": mixing.told(tried),
         "mix_chosen": share,
         "held_out": {"queries": list(asked), **result, **beside},
         "scores": {name: detailing.opinions(material.held_out, s) for name, s in zip(result, spaces, strict=True)},

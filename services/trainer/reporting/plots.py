@@ -55,6 +55,7 @@ def _has(report: Report, name: str) -> bool:
         "loss": len(report.training) > 1,
         "validation": report.validation,
         "mix": any(point.ndcg is not None for point in report.mix),
+        "blend": report.blend,
         "bars": _deciding(report),
         "intervals": report.gate and report.gate.metrics,
         "gains": report.gains,
@@ -103,14 +104,24 @@ def _validation(report: Report) -> Figure:
 
 
 def _mix(report: Report) -> Figure:
+    points = [(p.weight, p.ndcg) for p in report.mix if p.ndcg is not None]
+    return _shares(points, report.mix_chosen, "share of the new weights (0 to 1)")
+
+
+def _blend(report: Report) -> Figure:
+    points = [(p.share, p.ndcg) for p in report.blend]
+    return _shares(points, report.blend_chosen, "share of the order left to the first stage (0 to 1)")
+
+
+def _shares(points: Sequence[tuple[float, float]], chosen: float | None, says: str) -> Figure:
     figure, axes = _figure()
-    points = sorted((p.weight, p.ndcg) for p in report.mix if p.ndcg is not None)
-    axes.plot([weight for weight, _ in points], [ndcg for _, ndcg in points], "o-", color=AFTER, markersize=4)
-    if report.mix_chosen is not None:
-        axes.axvline(report.mix_chosen, color=INK, linestyle="--", linewidth=1, label="chosen")
+    places = sorted(points)
+    axes.plot([share for share, _ in places], [ndcg for _, ndcg in places], "o-", color=AFTER, markersize=4)
+    if chosen is not None:
+        axes.axvline(chosen, color=INK, linestyle="--", linewidth=1, label="chosen")
         _legend(axes)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("share of the new weights (0 to 1)")
+    axes.set_xlabel(says)
     axes.set_ylabel(f"{label(NDCG)}, validation queries")
     return figure
 
@@ -246,6 +257,7 @@ _FIGURES: dict[str, Callable[[Report], Figure]] = {
     "loss": _loss,
     "validation": _validation,
     "mix": _mix,
+    "blend": _blend,
     "bars": _bars,
     "intervals": _intervals,
     "gains": _gains,

@@ -13,6 +13,7 @@ from services.trainer.domain import classification
 from services.trainer.domain.classification import THRESHOLD, Curve
 from services.trainer.domain.details import (
     NDCG,
+    BlendPoint,
     Comparison,
     Data,
     Details,
@@ -160,6 +161,8 @@ class Report:
     validation: list[ValidationPoint]
     mix: list[MixPoint]
     mix_chosen: float | None
+    blend: list[BlendPoint]
+    blend_chosen: float | None
     gains: Gains | None
     judged: Pair | None
     queries: list[dict[str, Any]]
@@ -189,6 +192,7 @@ def build(facts: Facts, row: Mapping[str, Any], details: Mapping[str, Any], note
         ("points of the loss", len(found.training), MOST_POINTS),
         ("points of validation", len(found.validation), MOST_POINTS),
         ("points of the mix", len(found.mix), MOST_POINTS),
+        ("points of the blend", len(found.blend), MOST_POINTS),
         ("comparisons", len(found.gate.metrics) if found.gate else 0, MOST_ROWS),
         ("settings", len(found.config), MOST_ROWS),
         ("queries' differences drawn", len(queries), MOST_POINTS),
@@ -207,6 +211,8 @@ def build(facts: Facts, row: Mapping[str, Any], details: Mapping[str, Any], note
         validation=thinned(found.validation, MOST_POINTS),
         mix=thinned(found.mix, MOST_POINTS),
         mix_chosen=found.mix_chosen,
+        blend=thinned(found.blend, MOST_POINTS),
+        blend_chosen=found.blend_chosen,
         gains=_gains(queries, full),
         judged=found.held_out.judged if found.held_out else None,
         queries=[{"query": each.query, "before": each.before, "after": each.after} for each in queries[:MOST_QUERIES]],
