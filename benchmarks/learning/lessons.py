@@ -89,10 +89,10 @@ def guard(lesson: Path, name: str, folder: Path) -> None:
     asked = sorted(name for name, grades in dataset.judgments.items() if grades.keys() & dataset.document_ids)
     chosen = chance.sample(asked, min(GUARD_QUERIES, len(asked)))
     said: dict[str, dict[str, float]] = {}
-    for name in chosen:
-        grades = {document: float(grade) for document, grade in dataset.judgments[name].items()}
-        said.setdefault(dataset.queries[name], {}).update(grades)
-    judged = [Judged(query, grades) for query, grades in said.items()]
+    for query in chosen:
+        grades = {document: float(grade) for document, grade in dataset.judgments[query].items()}
+        said.setdefault(dataset.queries[query], {}).update(grades)
+    judged = [Judged(text, grades) for text, grades in said.items()]
     needed = {document for one in judged for document in one.relevant} & dataset.document_ids
     others = sorted(dataset.document_ids - needed)
     needed |= set(chance.sample(others, min(max(0, GUARD_DOCUMENTS - len(needed)), len(others))))

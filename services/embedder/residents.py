@@ -153,7 +153,9 @@ class Residents:
         self._watchers: list[Watcher] = []
         self._stage_watchers: list[StageWatcher] = []
         self._announcing = False
-        self._told_leaving = asyncio.Event()
+        # How many changes there were, and how many of them are known to whoever reports are for.
+        self.changes = self._known_changes = 0
+        self._answered = asyncio.Event()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="files", initializer=_lower_priority)
         self._recall()
 
@@ -208,9 +210,10 @@ class Residents:
         """From now on someone reports what is held, and says by `told` that a report has arrived."""
         self._announcing = True
 
-    def told(self) -> None:
-        """A report made since the last change has arrived."""
-        self._told_leaving.set()
+    def told(self, changes: int) -> None:
+        """A report made after so many ``changes`` has arrived."""
+        self._known_changes = changes
+        self._answered.set()
 
     async def run(self) -> None:
         """Work towards the desired set for ever."""
@@ -353,10 +356,13 @@ class Residents:
     async def _announced(self) -> None:
         """Leaving is reported before it begins, as far as anyone listens."""
         if self._announcing:
-            self._told_leaving.clear()
+            leaving = self.changes
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ANNOUNCE_SECONDS):
-                    await self._told_leaving.wait()
+                    # An answer may be to a report of before, which was still on its way.
+                    while self._known_changes < leaving:
+                        self._answered.clear()
+                        await self._answered.wait()
 
     def _become(self, resident: Resident, state: State, reason: str = "") -> None:
         known, now = resident.desired, time.monotonic()
@@ -375,6 +381,7 @@ class Residents:
             watcher(resident, stage, seconds)
 
     def _changed(self) -> None:
+        self.changes += 1
         for callback in self._watchers:
             callback()
 

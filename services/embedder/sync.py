@@ -1,6 +1,7 @@
 """The standing conversation with the registry: our versions there, the desired set back."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 
 import grpc
@@ -34,9 +35,11 @@ class RegistrySync:
         connected = True
         while True:
             try:
-                async for answer in self._stub.Sync(self._reports()):
+                # Each report is answered once, in order: which changes had been made when it was made.
+                made: deque[int] = deque()
+                async for answer in self._stub.Sync(self._reports(made)):
                     connected = True
-                    self._residents.told()
+                    self._residents.told(made.popleft())
                     self._residents.want([_desired(item) for item in answer.desired])
             except grpc.RpcError as error:
                 if connected:
@@ -44,9 +47,10 @@ class RegistrySync:
                 connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _reports(self) -> AsyncIterator[pb.SyncRequest]:
+    async def _reports(self, made: deque[int]) -> AsyncIterator[pb.SyncRequest]:
         while True:
             self._changed.clear()
+            made.append(self._residents.changes)
             yield pb.SyncRequest(replica_id=self._replica_id, versions=statuses(self._residents.all()))
             try:
                 async with asyncio.timeout(REPORT_SECONDS):

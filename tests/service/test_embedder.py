@@ -270,9 +270,27 @@ async def test_a_version_wanted_again_while_it_leaves_comes_back(tiny: Tiny, oth
         running.residents.want([desired(second)])
         await running.until(first.digest, State.QUIESCING)
         running.residents.want([desired(first), desired(second)])
-        running.residents.told()
+        running.residents.told(running.residents.changes)
         await running.until(first.digest, State.READY)
         assert (await embed(running, first.digest, TEXTS)).shape == (3, 32)
+
+
+async def test_i4_an_answer_to_a_report_of_before_does_not_let_a_version_go(
+    tiny: Tiny, other_tiny: Tiny, tmp_path: Path
+) -> None:
+    first, second = (publish(tmp_path / "store", built.candidate, i + 1) for i, built in enumerate([tiny, other_tiny]))
+    async with embedding(tmp_path / "store", tmp_path / "cache") as running:
+        await running.holding(first)
+        running.residents.announce()
+        reported = running.residents.changes
+        running.residents.want([desired(second)])
+        await running.until(first.digest, State.QUIESCING)
+        running.residents.told(reported)
+        # A round trip, in which it would have gone.
+        assert (await embed(running, first.digest, TEXTS)).shape == (3, 32)
+        assert (await embed(running, first.digest, TEXTS)).shape == (3, 32)
+        running.residents.told(running.residents.changes)
+        await running.until(first.digest, State.GONE)
 
 
 async def test_i10_the_cache_on_disk_is_bounded_and_keeps_what_is_in_use(
