@@ -116,7 +116,7 @@ class Callers(Caller):
                 if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     refused.append(time.perf_counter() - started)
                 else:
-                    others[error.code().name] += 1
+                    others[f"{error.code().name}: {error.details()}"] += 1
 
         begun = time.perf_counter()
         end, tasks, number = begun + seconds, [], 0
