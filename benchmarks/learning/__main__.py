@@ -62,7 +62,6 @@ def scifact(stage: Stage, size: Size, found: Findings) -> None:
     name = f"SciFact, tuned, {size.small} numbers to the full size"
     found.score(name, after.mean(size.small), after.kept(size.small), ">= 0.93")
     found.score("SciFact, tuned, the goal for hybrid", after.mean_hybrid, after.mean_hybrid, ">= 0.75")
-    found.rows.append(row("SciFact, time of the run", [tuned.seconds / 60], "min"))
 
 
 def medquad(stage: Stage, size: Size, found: Findings) -> None:
@@ -72,7 +71,6 @@ def medquad(stage: Stage, size: Size, found: Findings) -> None:
     found.compare("MedQuAD", before, after)
     name = f"MedQuAD, tuned, {size.small} numbers to the full size"
     found.score(name, after.mean(size.small), after.kept(size.small), ">= 0.95")
-    found.rows.append(row("MedQuAD, time of the run", [tuned.seconds / 60], "min"))
 
 
 def guard(stage: Stage, size: Size, found: Findings) -> None:

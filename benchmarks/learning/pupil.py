@@ -23,7 +23,7 @@ class NotTuned(Exception):
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came of a run. ``weights`` is the candidate's folder; ``seconds`` from the job's start to its end."""
+    """What came of a run. ``weights`` is the candidate's folder; ``seconds`` from the job's last start to its end."""
 
     weights: Path
     verdict: gate.GateResult
@@ -44,7 +44,7 @@ class Tuned:
         if "blend" in self.details:
             mixed["blend"] = self.details["blend"]
         said = {"verdict": self.verdict.verdict.value, "reason": self.verdict.reason}
-        return {"config": self.details["config"], **data, **mixed, **said, "seconds": round(self.seconds)}
+        return {"config": self.details["config"], **data, **mixed, **said}
 
 
 def tune(folder: Path) -> Tuned:
