@@ -20,7 +20,8 @@ from services.trainer.domain.model import TrainingConfig
 from services.trainer.process import spec as files
 
 TRAIN = "train"
-# Of a guard set: enough for half of the queries to steer and the others to judge, and for a ranking to be hard.
+# Of a guard set: queries enough for half of them to steer and the others to judge; documents few enough to be read
+# several times in a run, though over so few it is too easy to see all that is forgotten (README).
 GUARD_QUERIES, GUARD_DOCUMENTS = 500, 2_000
 
 
