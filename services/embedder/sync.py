@@ -39,7 +39,8 @@ class RegistrySync:
                 made: deque[int] = deque()
                 async for answer in self._stub.Sync(self._reports(made)):
                     connected = True
-                    self._residents.told(made.popleft())
+                    if made:  # else nothing was asked: an answer to no report says nothing of ours
+                        self._residents.told(made.popleft())
                     self._residents.want([_desired(item) for item in answer.desired])
             except grpc.RpcError as error:
                 if connected:
