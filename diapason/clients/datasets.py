@@ -32,13 +32,14 @@ class DatasetCalls:
         def parts() -> Iterator[dataset_pb2.UploadDatasetRequest]:
             yield dataset_pb2.UploadDatasetRequest(header=header)
             try:
+                sent = 0
                 for batch in _batches(rows):
                     yield dataset_pb2.UploadDatasetRequest(rows=dataset_pb2.DatasetRows(rows=batch))
+                    sent += len(batch)
+                yield dataset_pb2.UploadDatasetRequest(sent=sent)
             except Exception as error:
+                # grpcio prints the traceback of whoever raises here. What ends without a count is not stored.
                 failed.append(error)
-                # Ending here would store what was sent, and grpcio prints the traceback of whoever raises here.
-                # An empty part is refused.
-                yield dataset_pb2.UploadDatasetRequest()
 
         try:
             with errors():

@@ -47,7 +47,7 @@ class Upload:
     def __init__(self, form: pb.DatasetForm.ValueType, folder: Path, most_rows: int, most_bytes: int) -> None:
         self._checker = Checker(form)
         self._most_rows, self._most_bytes = most_rows, most_bytes
-        self._taken = self._bytes = 0
+        self.taken = self._bytes = 0
         self._sha = hashlib.sha256()
         with _room(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,16 +59,16 @@ class Upload:
         """Check rows and keep the good ones. Raises ``Overloaded`` beyond the bounds, or where there is no room."""
         with _room(str(self._folder)):
             for row in rows:
-                if self._taken >= self._most_rows:
+                if self.taken >= self._most_rows:
                     raise Overloaded(f"a dataset may have {self._most_rows:,} rows; upload fewer", retry_after=3600)
                 self._bytes += row.ByteSize()
                 if self._bytes > self._most_bytes:
                     raise Overloaded(f"a dataset may have {self._most_bytes:,} bytes; upload less", retry_after=3600)
-                if self._checker.add(f"rows[{self._taken}]", row):
+                if self._checker.add(f"rows[{self.taken}]", row):
                     line = MessageToJson(row, preserving_proto_field_name=True, indent=None, ensure_ascii=False) + "\n"
                     self._sha.update(line.encode())
                     self._lines.write(line.encode())
-                self._taken += 1
+                self.taken += 1
 
     def finish(self) -> tuple[Summary, str]:
         """What there is, and its digest; the file stands at its beginning. Raises ``InvalidArgument``."""

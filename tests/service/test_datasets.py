@@ -138,10 +138,27 @@ def test_an_upload_that_is_broken_off_leaves_nothing(trainer: Trainer) -> None:
 
     with pytest.raises(BadData, match="the file went away"):
         trainer.client.upload_dataset("faq", PAIRS, broken())
-    sent = iter([pb.UploadDatasetRequest(header=pb.DatasetHeader(name="faq", form=PAIRS))])
+    whole = [
+        pb.UploadDatasetRequest(header=pb.DatasetHeader(name="faq", form=PAIRS)),
+        pb.UploadDatasetRequest(rows=pb.DatasetRows(rows=pairs(20))),
+    ]
     with grpc.insecure_channel(trainer.address) as channel:
-        call = dataset_pb2_grpc.DatasetServiceStub(channel).UploadDataset.future(sent)
-        call.cancel()
+        stub = dataset_pb2_grpc.DatasetServiceStub(channel)
+        for _ in range(20):
+            asked, ended = threading.Event(), threading.Event()
+
+            def parts(asked: threading.Event, ended: threading.Event) -> Iterator[pb.UploadDatasetRequest]:
+                yield from whole
+                asked.set()  # all is on its way
+                ended.wait(20)
+
+            call = stub.UploadDataset.future(parts(asked, ended))
+            assert asked.wait(20)
+            call.cancel()
+            ended.set()
+        for end, wrong in (([], "sent: is missing"), ([pb.UploadDatasetRequest(sent=21)], "sent: is 21, but 20 rows")):
+            with pytest.raises(grpc.RpcError, match=wrong):
+                stub.UploadDataset(iter([*whole, *end]), timeout=20)
     assert trainer.kept() == []
     assert list(trainer.client.datasets()) == []
     assert list((trainer.folder / "uploads").iterdir()) == []
@@ -175,6 +192,7 @@ async def test_i10_more_uploads_at_once_than_there_are_places_are_refused(store:
         if waits:
             await ending.wait()
         yield pb.UploadDatasetRequest(rows=pb.DatasetRows(rows=pairs()))
+        yield pb.UploadDatasetRequest(sent=12)
 
     def upload(name: str, waits: bool = False) -> Coroutine[object, object, pb.UploadDatasetResponse]:
         return serving.UploadDataset(parts(name, waits), None)  # type: ignore[arg-type]

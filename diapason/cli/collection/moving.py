@@ -109,18 +109,19 @@ def _send(client: Client, header: ExportHeader, file: Path, expected: int) -> Im
 
     def parts() -> Iterator[ImportCollectionRequest]:
         yield ImportCollectionRequest(header=header)
+        sent = 0
         try:
             for document in lines.read_documents(file, expected):
                 yield ImportCollectionRequest(document=document)
+                sent += 1
                 bar.update(task, advance=1)
+            yield ImportCollectionRequest(sent=sent)
         except Problem as problem:
             wrong.append(problem)
         except OSError as error:
             wrong.append(Problem(f"{file} can't be read: {error.strerror}"))
-        if wrong:
-            # Ending here would leave a collection of what was sent, and grpcio prints the traceback of whoever
-            # raises here. An empty part is refused, and the server deletes what it made before it says so.
-            yield ImportCollectionRequest()
+        # grpcio prints the traceback of whoever raises here. What ends without a count is refused, and the server
+        # deletes what it made before it says so.
         bar.update(task, description="storing")  # the network holds some thousands that the service has yet to take
 
     with counting_bar() as bar:

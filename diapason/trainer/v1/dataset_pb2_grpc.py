@@ -60,8 +60,8 @@ class DatasetServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def UploadDataset(self, request_iterator, context):
-        """The header first, then rows in as many messages as they take. Stored whole or not at all: after any error there
-        is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
+        """The header first, then rows in as many messages as they take, then how many were sent. Stored whole or not at all:
+        after any error, and of a stream that was broken off, there is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
         whole stream, and says how many there are. ALREADY_EXISTS: the name is taken, and `replace` was not said.
         RESOURCE_EXHAUSTED: more rows or bytes than the service takes, too many uploads at once, or no room on its disk.
         """

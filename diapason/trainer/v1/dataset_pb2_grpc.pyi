@@ -32,8 +32,8 @@ class DatasetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
     UploadDataset: _grpc.StreamUnaryMultiCallable[_dataset_pb2.UploadDatasetRequest, _dataset_pb2.UploadDatasetResponse]
-    """The header first, then rows in as many messages as they take. Stored whole or not at all: after any error there
-    is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
+    """The header first, then rows in as many messages as they take, then how many were sent. Stored whole or not at all:
+    after any error, and of a stream that was broken off, there is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
     whole stream, and says how many there are. ALREADY_EXISTS: the name is taken, and `replace` was not said.
     RESOURCE_EXHAUSTED: more rows or bytes than the service takes, too many uploads at once, or no room on its disk.
     """
@@ -47,8 +47,8 @@ class DatasetServiceStub:
 class DatasetServiceAsyncStub(DatasetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadDataset: _aio.StreamUnaryMultiCallable[_dataset_pb2.UploadDatasetRequest, _dataset_pb2.UploadDatasetResponse]  # type: ignore[assignment]
-    """The header first, then rows in as many messages as they take. Stored whole or not at all: after any error there
-    is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
+    """The header first, then rows in as many messages as they take, then how many were sent. Stored whole or not at all:
+    after any error, and of a stream that was broken off, there is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
     whole stream, and says how many there are. ALREADY_EXISTS: the name is taken, and `replace` was not said.
     RESOURCE_EXHAUSTED: more rows or bytes than the service takes, too many uploads at once, or no room on its disk.
     """
@@ -65,8 +65,8 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_dataset_pb2.UploadDatasetRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.UploadDatasetResponse, _abc.Awaitable[_dataset_pb2.UploadDatasetResponse]]:
-        """The header first, then rows in as many messages as they take. Stored whole or not at all: after any error there
-        is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
+        """The header first, then rows in as many messages as they take, then how many were sent. Stored whole or not at all:
+        after any error, and of a stream that was broken off, there is what was there before. INVALID_ARGUMENT names the first of the bad rows as rows[i], counted from 0 over the
         whole stream, and says how many there are. ALREADY_EXISTS: the name is taken, and `replace` was not said.
         RESOURCE_EXHAUSTED: more rows or bytes than the service takes, too many uploads at once, or no room on its disk.
         """

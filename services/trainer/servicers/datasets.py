@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from diapason.datasets.checking import FORMS, name_of
 from diapason.trainer.v1 import dataset_pb2 as pb
@@ -14,6 +15,9 @@ from services.trainer import wire
 from services.trainer.datasets import Datasets, Upload
 from services.trainer.servicers.common import Context
 from services.trainer.tables import DatasetRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # Each may fill a file of its own on the way.
@@ -38,13 +42,15 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
             requests = aiter(request_iterator)
             header = _checked(await _following(requests))
             await asyncio.to_thread(self._datasets.check_free, header.name, header.replace)
-            upload = await asyncio.to_thread(Upload, header.form, self._folder, self._most_rows, self._most_bytes)
+            # Not in a thread: a caller who goes meanwhile would leave its file open.
+            upload = Upload(header.form, self._folder, self._most_rows, self._most_bytes)
             try:
-                while request := await _following(requests):
+                while (request := await _following(requests)) and request.WhichOneof("part") != "sent":
                     if request.WhichOneof("part") != "rows":
                         raise InvalidArgument(Violation("rows", "is missing; the header comes once, then rows only"))
-                    await asyncio.to_thread(upload.take, request.rows.rows)
-                row = await asyncio.to_thread(self._datasets.store, header, upload)
+                    await _to_its_end(upload.take, request.rows.rows)
+                _check_whole(request, upload.taken)
+                row = await _to_its_end(self._datasets.store, header, upload)
             finally:
                 upload.close()
         return pb.UploadDatasetResponse(dataset=to_pb(row))
@@ -64,6 +70,16 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
         return pb.DeleteDatasetResponse()
 
 
+async def _to_its_end(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """What a thread makes of it, which is waited for though the caller has gone: it is at the upload's file."""
+    running = asyncio.create_task(asyncio.to_thread(work, *given, **named))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
 async def _following(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.UploadDatasetRequest | None:
     """The next message, or None at the end. Raises ``DeadlineExceeded`` if none comes: others wait for the place."""
     try:
@@ -71,6 +87,13 @@ async def _following(requests: AsyncIterator[pb.UploadDatasetRequest]) -> pb.Upl
             return await anext(requests, None)
     except TimeoutError as error:
         raise DeadlineExceeded(f"nothing came for {_IDLE_SECONDS:.0f} seconds; upload the dataset again") from error
+
+
+def _check_whole(last: pb.UploadDatasetRequest | None, taken: int) -> None:
+    if last is None:
+        raise InvalidArgument(Violation("sent", "is missing; how many rows were sent comes last, when all were"))
+    if last.sent != taken:
+        raise InvalidArgument(Violation("sent", f"is {last.sent}, but {taken} rows came; upload the dataset again"))
 
 
 def to_pb(row: DatasetRow) -> pb.Dataset:
