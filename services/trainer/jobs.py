@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
+# Whoever starts something looks first whether something else is at it.
+_STARTS = 7074
 # Holders of leases that outlive their rollout.
 _KEPT = "kept:"
 
@@ -56,7 +58,7 @@ class Jobs:
 
         A model whose import failed may be registered again.
         """
-        with self._database.writing() as session:
+        with self._database.in_turn(_STARTS) as session:
             model = session.get(ModelRow, name)
             if model is not None:
                 unfinished = [RunState.QUEUED.value, RunState.RUNNING.value]
@@ -75,13 +77,20 @@ class Jobs:
             return run
 
     def add_run(self, collection: str, model: str, current_digest: str, request: dict[str, Any]) -> RunRow:
-        """A queued fine-tuning run. Raises ``FailedPrecondition`` while the collection has another."""
-        with self._database.writing() as session:
+        """A queued fine-tuning run.
+
+        Raises ``FailedPrecondition`` while the collection has another, or a rollout that changes what serves.
+        """
+        with self._database.in_turn(_STARTS) as session:
             active = _unfinished(session, RunRow, collection, (RunState.QUEUED, RunState.RUNNING))
             if active:
                 raise FailedPrecondition(
                     "RUN_ACTIVE", active, f"run {active} of {collection!r} is not finished; wait or cancel it"
                 )
+            changing = _unfinished(session, RolloutRow, collection, ROLLOUT_ACTIVE)
+            if changing:
+                said = f"rollout {changing} changes what serves {collection!r}; wait until it has, or abort it"
+                raise FailedPrecondition("ROLLOUT_ACTIVE", changing, said)
             run = _new_run(RunKind.FINE_TUNE, model, request)
             run.collection, run.current_digest = collection, current_digest
             session.add(run)
@@ -92,7 +101,7 @@ class Jobs:
 
         Raises ``FailedPrecondition`` while the collection has another that has not switched and watched yet.
         """
-        with self._database.writing() as session:
+        with self._database.in_turn(_STARTS) as session:
             if run_id:
                 known = session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
                 if known:
@@ -166,6 +175,12 @@ class Jobs:
 
             runs = idle(RunRow, [RunState.QUEUED.value, RunState.RUNNING.value])
             return runs, idle(RolloutRow, [state.value for state in ROLLOUT_ACTIVE])
+
+    def unfinished_runs(self, ids: Sequence[str]) -> set[str]:
+        """Of these runs those that have not ended."""
+        unfinished = RunRow.state.in_([RunState.QUEUED.value, RunState.RUNNING.value])
+        with self._database.reading() as session:
+            return set(session.scalars(sa.select(RunRow.id).where(RunRow.id.in_(ids), unfinished)))
 
     def claim(self, kind: type[JobRow], job_id: str) -> JobRow | None:
         """Take a job that nobody works on, or None. One that is `worn_out` is taken to be ended."""
@@ -259,9 +274,11 @@ class Jobs:
                 session.execute(sa.delete(LeaseRow).where(LeaseRow.holder == "import", replaced))
 
     def roll_back(self, rollout_id: str, message: str) -> RolloutRow:
-        """Note that a switched rollout was taken back."""
+        """Note that a switched rollout was taken back, unless somebody has."""
         with self._database.writing() as session:
-            return _end(session, session.get_one(RolloutRow, rollout_id), RolloutState.ROLLED_BACK, message, {})
+            row = session.get_one(RolloutRow, rollout_id)
+            back = RolloutState.ROLLED_BACK
+            return row if row.state == back.value else _end(session, row, back, message, {})
 
     def request_stop(self, kind: type[JobRow], job_id: str) -> JobRow:
         """Ask a job to stop. A run that nobody works on ends at once."""

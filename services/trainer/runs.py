@@ -5,53 +5,45 @@ does not repeat what was finished (I7).
 """
 
 import json
-import os
-import queue
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
 import structlog
 from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
-from services.kit.errors import ServiceError
+from services.kit.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from services.trainer import artifacts, brought, room, tracking
 from services.trainer.brought import Wanted
 from services.trainer.collecting import TooLittle, collect
 from services.trainer.domain import gate
 from services.trainer.domain.model import Kind, PublishedVersion, RunKind, RunState, Stage, TrainingConfig
+from services.trainer.jobprocess import JobFailed, JobProcess
 from services.trainer.jobs import Jobs, LostJob, worn_out
-from services.trainer.pacing import Every, Interrupted, Shutdown, StopRequested
+from services.trainer.pacing import Interrupted, Shutdown, StopRequested
 from services.trainer.peers import Exported, Peers
-from services.trainer.process import WORKER_PID
 from services.trainer.process import spec as files
 from services.trainer.process.spec import Spec
 from services.trainer.registry import Registry
 from services.trainer.reporting import keeping
+from services.trainer.rollouts import serving
 from services.trainer.tables import RunRow
 
 log = structlog.get_logger()
 
-# How often a silent job's row is looked at for a request to stop.
-_LOOK_SECONDS = 2.0
-_KILL_AFTER_SECONDS = 5.0
-# torch and OpenVINO take a while to let go of everything once the job has said its last word.
-_TEARDOWN_SECONDS = 60.0
+# Of another service: it is away for a while, and a run that took hours waits for it.
+_PASSING = (Unavailable, Overloaded, DeadlineExceeded)
+_AGAIN_SECONDS = 1.0
 
-
-class JobFailed(Exception):
-    """The job process ended without a result; the message is for people."""
+T = TypeVar("T")
 
 
 class Runner:
-    """Executes runs. One object serves all threads of a worker."""
+    """Executes runs. One object serves all threads of a worker. Their folders are below ``work_dir``."""
 
     def __init__(
         self,
@@ -68,7 +60,7 @@ class Runner:
         self._registry = registry
         self._objects = objects
         self._peers = peers
-        self._work_dir = work_dir
+        self._work_dir, self._folders = work_dir, work_dir / "runs"
         self._shutdown = shutdown
         self._processes = processes
         self._trackers = list(trackers)
@@ -78,7 +70,7 @@ class Runner:
         run = self._jobs.claim(RunRow, run_id)
         if run is None:
             return ""
-        folder = self._work_dir / "runs" / run.id
+        folder = self._folders / run.id
         folder.mkdir(parents=True, exist_ok=True)
         with structlog.contextvars.bound_contextvars(run=run.id):
             try:
@@ -102,14 +94,32 @@ class Runner:
                 said = room.said(error, folder) or f"internal error ({type(error).__name__}); the worker's log has it"
                 self._jobs.end(run, RunState.FAILED, said)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                self.clear()
                 return rollout
+            self.clear()
         return ""
+
+    def clear(self) -> None:
+        """Remove the folders of runs that have ended, however they did: texts, what people said, and checkpoints."""
+        found = [folder for folder in self._folders.glob("*") if folder.is_dir()]
+        unfinished = self._jobs.unfinished_runs([folder.name for folder in found])
+        for folder in found:
+            if folder.name not in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _note(self, run: RunRow, **changes: Any) -> None:
         """Write to the run. Raises ``StopRequested`` if a person cancelled it, ``LostJob`` if it is no longer ours."""
         if self._jobs.update(run, **changes).stop_requested:
             raise StopRequested
+
+    def _patiently(self, run: RunRow, ask: Callable[[], T]) -> T:
+        """What another service answers, once it does. Raises as `_note`, and ``Interrupted``."""
+        while True:
+            try:
+                return ask()
+            except _PASSING as error:
+                self._note(run, message=f"waiting: {error}")
+                self._shutdown.pause(_AGAIN_SECONDS)
 
     def _import(self, run: RunRow, folder: Path) -> str:
         source, sizes = run.request["source"], run.request["dimensions"]
@@ -144,6 +154,7 @@ class Runner:
         if decision.verdict is not gate.Verdict.PROMOTE or run.request["dry_run"]:
             self._jobs.end(run, RunState.SUCCEEDED, f"{decision.verdict.value}: {decision.reason}")
             return ""
+        self._check_current(run)
         # Its parent is of the same model: what served, or else the base.
         parent = self._registry.version(run.current_digest) if run.current_digest else None
         if parent is None or parent.model != run.model:
@@ -151,9 +162,6 @@ class Runner:
         lineage = Lineage(source=run.model, parent_digest=parent.digest, run_id=run.id)
         # Leased from the first moment, so that nothing lets it go before its rollout has begun.
         version = self._publish(run, folder, lineage, lease=f"run:{run.id}")
-        # Before anything is done with it: whoever has a person erased must be told of it.
-        if not Wanted.read(run.request).without_feedback:
-            self._peers.record_training(run.id, version)
         rollout = self._jobs.add_rollout(run.collection, run.current_digest, version.digest, run.id)
         self._jobs.end(
             run,
@@ -164,6 +172,14 @@ class Runner:
         )
         return rollout.id
 
+    def _check_current(self, run: RunRow) -> None:
+        """Raises ``JobFailed`` if the gate has compared with what serves no longer."""
+        kind = self._registry.version(model=run.model, number=1).kind
+        collection = self._patiently(run, lambda: self._peers.collection(run.collection))
+        if serving(collection.route, kind) != run.current_digest:
+            changed = f"another {kind.value} serves {run.collection!r} than the candidate was compared with"
+            raise JobFailed(f"{changed}; nothing was published, start the run again")
+
     def _collect(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """Judgments and texts, into the run's folder."""
         if (folder / files.HELD_OUT).exists():
@@ -171,9 +187,10 @@ class Runner:
         self._note(run, stage=Stage.COLLECT.value, progress=0.0, message="fetching judgments")
         wanted = Wanted.read(run.request)
         nothing = Exported([], {})
-        exported = nothing if wanted.without_feedback else self._peers.judgments(run.collection, run.id, config.policy)
+        ask = partial(self._peers.judgments, run.collection, run.id, config.policy)
+        exported = nothing if wanted.without_feedback else self._patiently(run, ask)
         self._note(run, progress=0.5, message="fetching documents")
-        documents = dict(self._peers.passages(run.collection))
+        documents = self._patiently(run, lambda: dict(self._peers.passages(run.collection)))
         try:
             found = collect(self._objects, wanted, exported.judgments, documents, config.held_out)
         except TooLittle as error:
@@ -185,8 +202,6 @@ class Runner:
         for name, some in ((files.TRAIN, dataset.train), (files.VALIDATION, dataset.validation)):
             files.write_lines(folder / name, (asdict(judged) for judged in some))
         files.write_json(folder / files.POLICY, exported.policy)
-        # The last, since with it all is there.
-        files.write_lines(folder / files.HELD_OUT, (asdict(judged) for judged in dataset.held_out))
         summary = {
             "judgments": dataset.judgments,
             "positives": dataset.positives,
@@ -198,6 +213,8 @@ class Runner:
             "policy": f"{exported.policy.get('name', '')} {exported.policy.get('version', '')}".strip(),
         } | brought.summary(wanted, found.brought, found.added)
         self._note(run, data=summary, progress=1.0)
+        # The last, since with it all is there.
+        files.write_lines(folder / files.HELD_OUT, (asdict(judged) for judged in dataset.held_out))
 
     def _prepare(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """The spec, with the frozen base's weights: training begins there, on the whole log, every time."""
@@ -237,91 +254,20 @@ class Runner:
         version = artifacts.publish(
             self._objects, folder / files.CANDIDATE, model=run.model, number=number, lineage=lineage
         )
+        # Before anybody can do anything with it: whoever has a person erased must be told of it.
+        if run.kind == RunKind.FINE_TUNE.value and not Wanted.read(run.request).without_feedback:
+            self._patiently(run, lambda: self._peers.record_training(run.id, version))
         self._note(run, progress=1.0)  # still ours? else the next line is another's to do
         self._registry.publish(version, lease)
         return version
 
     def _job(self, run: RunRow, folder: Path) -> None:
-        """Run the job process to its end, passing on its progress. Raises ``JobFailed``."""
+        """Have the job process make the result, unless it is there. Raises ``JobFailed``."""
         if (folder / files.RESULT).exists():
             return
         shutil.rmtree(folder / files.CANDIDATE, ignore_errors=True)
-        with (folder / "job.log").open("w") as job_log:
-            process = subprocess.Popen(
-                job_command(folder, self._processes),
-                stdout=subprocess.PIPE,
-                stderr=job_log,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                env=os.environ | {WORKER_PID: str(os.getpid())} | tracking.environment(self._work_dir, run.id),
-            )
-            try:
-                failure = self._follow(run, process)
-                process.wait(_TEARDOWN_SECONDS)
-            finally:
-                _end(process)
-        if process.returncode != 0 or not (folder / files.RESULT).exists():
-            tail = (folder / "job.log").read_text()[-4000:]
-            log.error("job process failed", status=process.returncode, log=tail)
-            raise JobFailed(failure or _how_it_ended(process.returncode, tail))
-
-    def _follow(self, run: RunRow, process: subprocess.Popen[str]) -> str:
-        """Write the job's progress to the row until it ends; returns the error it named, if any."""
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert process.stdout is not None
-        threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-        look, failure = Every(_LOOK_SECONDS), ""
-        losses: list[Any] = []
-        while True:
-            self._shutdown.check()
-            changes: dict[str, Any] = {}
-            try:
-                line = lines.get(timeout=0.25)
-            except queue.Empty:
-                line = ""
-            if line is None:
-                return failure
-            if line:
-                said = json.loads(line)
-                failure = said.pop("error", failure)
-                if point := said.pop("loss", None):
-                    losses.append(point)
-                    changes["losses"] = list(losses)
-                changes |= {"seconds_left": 0.0} | said if "stage" in said else said
-            if changes or look.due():
-                self._note(run, **changes)
-
-
-def job_command(folder: Path, processes: int) -> list[str]:
-    """What starts the job process; above one, so many that train together, through what accelerate builds on."""
-    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    return [sys.executable, *together, "-m", "services.trainer.process", str(folder)]
-
-
-def _pump(stream: TextIO, lines: "queue.SimpleQueue[str | None]") -> None:
-    with stream:
-        for line in stream:
-            lines.put(line)
-    lines.put(None)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Make sure that it has ended, however we came here."""
-    if process.poll() is None:
-        process.terminate()
-    try:
-        process.wait(_KILL_AFTER_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _how_it_ended(status: int, tail: str) -> str:
-    if status < 0:
-        hint = "; out of memory is the usual reason" if -status == signal.SIGKILL else ""
-        return f"the training process was killed by signal {-status}{hint}"
-    last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no message")
-    return f"the training process failed: {last.strip()}"
+        job = JobProcess(folder, partial(self._note, run), self._shutdown, run.losses or ())
+        job.run(self._processes, tracking.environment(self._work_dir, run.id))
 
 
 def _scores(stored: dict[str, dict[str, list[float]]]) -> gate.Scores:

@@ -59,7 +59,9 @@ async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
         await asyncio.to_thread(jobs.release, ended)
         for rollout in retiring:
             version = await asyncio.to_thread(registry.version, rollout.to_digest)
-            if retired(rollout, version.kind, collections, now()):
+            if taken_back(rollout, version.kind, collections):
+                await asyncio.to_thread(jobs.roll_back, rollout.id, "the collection was switched back")
+            elif retired(rollout, version.kind, collections, now()):
                 await asyncio.to_thread(jobs.end_retired, rollout.id)
 
     await _for_ever("leases", once)
@@ -77,6 +79,12 @@ def retired(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection], 
         return all(index.encoder.digest != rollout.from_digest for index in collection.indexes)
     _, since = rollout.history[-1]
     return at >= datetime.fromisoformat(since) + collection.settings.retention.ToTimedelta()
+
+
+def taken_back(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection]) -> bool:
+    """Whether search was told by itself to serve again what a rollout of an encoder had replaced."""
+    served = {each.name: each.route.encoder.digest for each in collections}
+    return kind is Kind.ENCODER and served.get(rollout.collection) == rollout.from_digest
 
 
 def leases(collections: Sequence[Collection]) -> dict[str, str]:

@@ -55,6 +55,7 @@ def main() -> int:
     objects, processes = from_url(settings.artifacts_url), settings.training_processes
     runner = Runner(jobs, registry, objects, peers, work_dir, shutdown, processes, trackers)
     roller = Roller(jobs, registry, peers, shutdown, settings.watch_seconds, settings.load_timeout_seconds)
+    runner.clear()
     app = celery_app(settings.broker_url)
     training = threading.Lock()
 

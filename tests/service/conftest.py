@@ -38,7 +38,13 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    yield from opened(tmp_path)
+    yield from opened(f"sqlite:///{tmp_path / 'trainer.db'}")
+
+
+@pytest.fixture
+def each_store(catalog_url: str) -> Iterator[Store]:
+    """The same on a database of each kind."""
+    yield from opened(catalog_url)
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
 """Jobs, leases and versions on a real database."""
 
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +13,14 @@ from services.trainer.domain.model import Kind, RolloutState, RunState
 from services.trainer.jobs import MAX_ATTEMPTS, LostJob, worn_out
 from services.trainer.pacing import Shutdown
 from services.trainer.rollouts import Roller
+from services.trainer.runs import Runner
 from services.trainer.tables import RolloutRow, RunRow
 from tests.support.jobs import NEW, OLD, ScriptedSearch, Store, age, leases, run_of
+
+
+@pytest.fixture
+def store(each_store: Store) -> Store:
+    return each_store
 
 
 def test_i7_a_job_is_claimed_once_however_often_it_is_nudged(store: Store) -> None:
@@ -80,6 +90,49 @@ def test_a_collection_has_one_unfinished_run_and_one_unfinished_rollout(store: S
     rollout = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
     with pytest.raises(FailedPrecondition, match=rollout.id):
         store.jobs.add_rollout("films", OLD.digest, NEW.digest, "run")
+
+
+def test_i9_nothing_is_tuned_while_what_it_would_be_compared_with_changes(store: Store) -> None:
+    rollout = store.jobs.add_rollout("films", OLD.digest, NEW.digest)
+    with pytest.raises(FailedPrecondition, match=rollout.id):
+        run_of(store)
+    store.jobs.add_run("books", "tiny", OLD.digest, {})
+    store.jobs.roll_back(rollout.id, "by request")
+    assert run_of(store)
+
+
+@pytest.mark.parametrize("kind", ["run", "rollout", "model"])
+def test_of_those_who_start_the_same_at_once_one_does(store: Store, kind: str) -> None:
+    begin = threading.Barrier(6)
+    start: dict[str, Callable[[], object]] = {
+        "run": lambda: run_of(store),
+        "rollout": lambda: store.jobs.add_rollout("films", OLD.digest, NEW.digest),
+        "model": lambda: store.jobs.register("same", Kind.ENCODER, "x", {}),
+    }
+
+    def started(_: int) -> bool:
+        begin.wait(20)
+        try:
+            start[kind]()
+        except (FailedPrecondition, AlreadyExists):
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(started, range(6))).count(True) == 1
+
+
+def test_folders_of_runs_that_ended_are_removed(store: Store, tmp_path: Path) -> None:
+    claimed = store.jobs.claim(RunRow, run_of(store).id)
+    assert claimed is not None
+    store.jobs.end(claimed, RunState.FAILED, "it could not")
+    waiting = run_of(store)
+    folders = {name: tmp_path / "runs" / name for name in (claimed.id, waiting.id, "unheard-of")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text("what people asked")
+    Runner(store.jobs, store.registry, None, None, tmp_path, Shutdown()).clear()  # type: ignore[arg-type]
+    assert [name for name, folder in folders.items() if folder.exists()] == [waiting.id]
 
 
 def test_i4_a_rollout_that_wore_out_its_workers_ends_and_lets_go(store: Store) -> None:

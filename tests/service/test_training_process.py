@@ -16,6 +16,7 @@ import torch
 from services.trainer.domain.data import Judged, Judgment, parted_guard, prepare
 from services.trainer.domain.examples import rows
 from services.trainer.domain.recipes import CLASSES
+from services.trainer.jobprocess import job_command
 from services.trainer.process import WORKER_PID, loading, mixing
 from services.trainer.process.encoding import Encoder
 from services.trainer.process.guarding import Guard
@@ -36,7 +37,6 @@ from services.trainer.process.spec import (
 )
 from services.trainer.process.training import Training
 from services.trainer.process.tuning import tune
-from services.trainer.runs import job_command
 from tests.conftest import Tiny
 from tests.support.words import TOPICS, document, query
 

@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -46,9 +45,9 @@ class Store:
     registry: Registry
 
 
-def opened(folder: Path) -> Iterator[Store]:
+def opened(url: str) -> Iterator[Store]:
     """Two stores over a fresh database, closed afterwards."""
-    database = Database(f"sqlite:///{folder / 'trainer.db'}")
+    database = Database(url)
     database.migrate(MIGRATIONS)
     made = Store(database, Jobs(database), Registry(database))
     made.jobs.register("tiny", Kind.ENCODER, "somewhere", {"source": "somewhere", "dimensions": []})

@@ -84,6 +84,9 @@ def test_rows_come_as_often_as_they_count() -> None:
         ([1.0, 0.0], "multiple-negatives"),
         ([0.8, -0.5], "multiple-negatives"),
         ([0.0, 0.25, 0.5, 1.0], "cosent"),
+        # A few documents that people disagree about are no grades.
+        ([1.0, 0.0] * 6 + [0.5, 2 / 3], "multiple-negatives"),
+        ([1.0, 0.0] * 4 + [0.5, 2 / 3], "cosent"),
     ],
 )
 def test_the_recipe_follows_what_was_said(targets: list[float], recipe: str) -> None:

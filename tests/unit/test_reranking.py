@@ -78,6 +78,7 @@ def test_lists_come_as_often_as_they_count() -> None:
         ([0.0, 0.25, 0.5, 1.0], 99, "bce"),
         ([0.0, 0.25, 0.5, 1.0], 100, "lambda"),
         ([0.8, -0.5], 400, "bce"),
+        ([1.0, 0.0] * 6 + [0.5, 2 / 3], 400, "bce"),
     ],
 )
 def test_the_recipe_follows_what_was_said_and_how_much(targets: list[float], queries: int, recipe: str) -> None:
@@ -133,6 +134,15 @@ def test_i9_the_gate_decides_on_a_reranker_by_rankings_without_dimensions() -> N
     assert decide(before, after, GatePolicy()).verdict is Verdict.PROMOTE
     worse = decide(after, before, GatePolicy())
     assert (worse.verdict, worse.reason.startswith("worse; ndcg@10")) == (Verdict.REJECT, True)
+
+
+def test_a_rollout_ends_when_its_collection_is_switched_back_without_it() -> None:
+    row = RolloutRow(collection="films", from_digest="a", to_digest="b")
+    for serving, back in (("a", True), ("b", False), ("c", False)):
+        films = search.Collection(name="films", route=search.Route(encoder=VersionRef(digest=serving)))
+        assert upkeep.taken_back(row, Kind.ENCODER, [films]) == back
+        assert not upkeep.taken_back(row, Kind.RERANKER, [films])
+    assert not upkeep.taken_back(row, Kind.ENCODER, [])
 
 
 def test_i8_a_reranker_that_was_replaced_is_kept_as_long_as_an_index_would_be() -> None:

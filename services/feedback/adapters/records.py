@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from services.feedback.adapters.tables import (
+    WRITERS,
     ErasureRow,
     ExportRow,
     FeedbackRow,
@@ -17,7 +18,6 @@ from services.feedback.adapters.tables import (
     TrainingRow,
     counts_of,
 )
-from services.feedback.adapters.turns import in_turn
 from services.feedback.domain.model import Signal
 from services.kit.errors import NotFound
 from services.kit.sql import Database
@@ -49,14 +49,14 @@ class Records:
 
     def add_export(self, consumer: str, collection: str, up_to: int, policy: dict[str, Any]) -> None:
         """Note that a consumer reads a collection up to a number; once, however often it is said."""
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             if session.get(ExportRow, (consumer, collection, up_to)) is None:
                 now = datetime.now(UTC)
                 session.add(ExportRow(consumer=consumer, collection=collection, up_to=up_to, policy=policy, at=now))
 
     def add_training(self, consumer: str, version: Version) -> None:
         """Note that a version came out of what a consumer read. Raises ``NotFound``."""
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             if session.scalar(sa.select(ExportRow.up_to).where(ExportRow.consumer == consumer).limit(1)) is None:
                 raise NotFound("consumer", consumer, "give the name under which it exported judgments")
             if session.get(TrainingRow, (consumer, version.digest)) is None:
@@ -74,7 +74,7 @@ class Records:
             *([] if tenant is None else [FeedbackRow.tenant.in_({tenant, ""})]),
         )
         theirs = sa.or_(sa.and_(*_of(FeedbackRow, actor, tenant)), nameless)
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             if session.get_bind().dialect.name == "sqlite":
                 # Else the bytes would stay in the file until something is written over them.
                 session.connection().exec_driver_sql("PRAGMA secure_delete=ON")
@@ -111,7 +111,7 @@ class Records:
         return self._delete(sa.delete(ImpressionRow).where(ImpressionRow.search_id.in_(old)))
 
     def _delete(self, statement: sa.Delete) -> int:
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             done: Any = session.execute(statement)
             return int(done.rowcount)
 

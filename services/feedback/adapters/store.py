@@ -10,8 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.feedback.adapters.tables import FeedbackRow, ImpressionRow, query_key
-from services.feedback.adapters.turns import in_turn
+from services.feedback.adapters.tables import WRITERS, FeedbackRow, ImpressionRow, query_key
 from services.feedback.domain.model import Signal, normalized
 from services.feedback.domain.rules import Submission
 from services.kit.sql import Database
@@ -38,7 +37,7 @@ class FeedbackStore:
     def add_impressions(self, rows: Sequence[ImpressionRow]) -> int:
         """Store those not stored before; returns how many those were."""
         by_id = {row.search_id: row for row in rows}
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             known = set(session.scalars(sa.select(ImpressionRow.search_id).where(ImpressionRow.search_id.in_(by_id))))
             fresh = [row for search_id, row in by_id.items() if search_id not in known]
             session.add_all(fresh)
@@ -65,7 +64,7 @@ class FeedbackStore:
         The items name their collection and query, by search id or not.
         """
         keys = {item.key for batch in batches for item in batch}
-        with in_turn(self._database) as session:
+        with self._database.in_turn(WRITERS) as session:
             # In time with the numbers: whoever waited for the turn arrives when it is theirs.
             now = datetime.now(UTC)
             known = set(session.scalars(sa.select(FeedbackRow.key).where(FeedbackRow.key.in_(keys))))

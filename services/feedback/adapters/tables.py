@@ -10,6 +10,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from services.feedback.domain.model import Event, Signal, normalized
 
+# Writers take turns under this lock, so that a key that is not there stays away and no two batches wait for each other.
+WRITERS = 7073
 _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from services.trainer.domain.data import Judged
 from services.trainer.domain.examples import Mined, Row
-from services.trainer.domain.recipes import AUTO
+from services.trainer.domain.recipes import AUTO, graded
 
 NAMES = (AUTO, "bce", "ranknet", "lambda")
-# Different targets from which on they are taken for grades.
-_GRADES = 4
 # A list is one example, however many documents it has: below so many queries they are few, pairs are more.
 _LISTS = 100
 # EduRanker's experience with cross-encoders: below 100 examples two to three epochs at 5e-5, above 500 more at 2e-5.
@@ -36,9 +34,8 @@ class Listed:
 
 def choose(judged: Sequence[Judged]) -> str:
     """Grades of many queries are an order to be learned whole; thumbs, or grades of few, pair by pair."""
-    targets = {round(target, 3) for one in judged for target in one.targets.values()}
     listed = sum(len(set(one.targets.values())) > 1 for one in judged)
-    return "lambda" if len(targets) >= _GRADES and listed >= _LISTS else "bce"
+    return "lambda" if listed >= _LISTS and graded(judged) else "bce"
 
 
 def schedule(examples: int) -> tuple[int, float]:

@@ -82,6 +82,10 @@ class Curves(TrainerCallback):
         pace = (time.monotonic() - since) / max(1, state.global_step - step)
         return pace * max(0, state.max_steps - state.global_step)
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What goes on from a checkpoint knows what was noted before it."""
+        self._write()
+
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch."""
         if self._best_file.exists():
@@ -100,10 +104,12 @@ class Curves(TrainerCallback):
             return
         if score >= max(point["ndcg@10"] for point in self.validation):
             _replaced(self._best_file, lambda path: save_file(self._model.state_dict(), path))
-        _replaced(
-            self._file,
-            lambda path: path.write_text(json.dumps({"losses": self.losses, "validation": self.validation})),
-        )
+        self._write()
+
+    def _write(self) -> None:
+        if is_first():
+            told = json.dumps({"losses": self.losses, "validation": self.validation})
+            _replaced(self._file, lambda path: path.write_text(told))
 
 
 def _replaced(path: Path, write: Callable[[Path], Any]) -> None:
