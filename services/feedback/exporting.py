@@ -65,7 +65,7 @@ class Exporting:
         at = _read(cursor, mark) if cursor else Cursor(await asyncio.to_thread(self._reading.newest), mark)
         if consumer:
             await asyncio.to_thread(self._records.add_export, consumer, collection, at.up_to, noted)
-        crowd = await asyncio.to_thread(self._reading.crowd, collection, at.up_to, policy.crowd)
+        crowd = await asyncio.to_thread(self._reading.crowd, collection, at.up_to, policy.crowd, policy.signals)
         yield Begun(at.up_to, len(crowd.actors), at.written())
         first = at.query_key
         while page := await asyncio.to_thread(self._page, collection, policy, crowd, at.up_to, first):

@@ -27,9 +27,12 @@ class Keeping:
         ]
 
     async def run(self) -> None:
-        """Delete for ever."""
+        """Delete for ever; what fails, be it for a database that restarts, is tried again with the next pass."""
         while any(days for _, days, _ in self._kinds):
-            await self.expire(int(time.time() * 1000))
+            try:
+                await self.expire(int(time.time() * 1000))
+            except Exception:
+                log.exception("what is too old could not be deleted, trying again")
             await asyncio.sleep(_SECONDS)
 
     async def expire(self, now: int) -> dict[str, int]:

@@ -74,7 +74,7 @@ def impression_row(at: int, impression: pb.Impression) -> ImpressionRow:
     if not impression.HasField("time"):
         moment = Timestamp()
         moment.GetCurrentTime()
-    elif not 0 <= moment.seconds < _MOST_SECONDS or not 0 <= moment.nanos < 10**9:
+    elif not _is_time(moment):
         raise InvalidArgument(Violation(f"{where}.time", "is no time since 1970; leave it out, or give one"))
     return ImpressionRow(
         search_id=impression.search_id,
@@ -164,6 +164,10 @@ def filters(request: pb.ListFeedbackRequest) -> Filters:
             ("search_id", request.search_id, NAME),
         ]
     )
+    moments = {name: getattr(request, name) for name in ("since", "until") if request.HasField(name)}
+    wrong = [name for name, moment in moments.items() if not _is_time(moment)]
+    if wrong:
+        raise InvalidArgument(*(Violation(name, "is no time since 1970; leave it out, or give one") for name in wrong))
     unknown = [i for i, number in enumerate(request.signals) if number not in _SIGNALS]
     if unknown:
         raise InvalidArgument(*(Violation(f"signals[{i}]", "is missing or unknown") for i in unknown))
@@ -175,8 +179,7 @@ def filters(request: pb.ListFeedbackRequest) -> Filters:
         document_id=request.document_id,
         signals=frozenset(_SIGNALS[number] for number in request.signals),
         search_id=request.search_id,
-        since=_milliseconds(request.since) if request.HasField("since") else None,
-        until=_milliseconds(request.until) if request.HasField("until") else None,
+        **{name: _milliseconds(moment) for name, moment in moments.items()},
     )
 
 
@@ -254,6 +257,10 @@ def version(ref: VersionRef) -> Version:
 def _counts(signals: Mapping[Signal, int]) -> list[pb.SignalCount]:
     ordered = sorted(signals.items(), key=lambda item: _NUMBERS[item[0]])
     return [pb.SignalCount(signal=_NUMBERS[signal], count=count) for signal, count in ordered]
+
+
+def _is_time(stamp: Timestamp) -> bool:
+    return 0 <= stamp.seconds < _MOST_SECONDS and 0 <= stamp.nanos < 10**9
 
 
 def _milliseconds(stamp: Timestamp) -> int:

@@ -132,6 +132,7 @@ class Brought:
                 case "scored_pair":
                     self._say(row.scored_pair, row.scored_pair.document, row.scored_pair.score)
                 case "triplet":
+                    self._check(row.triplet)
                     self._say(row.triplet, row.triplet.positive, 1.0)
                     self._say(row.triplet, row.triplet.negative, 0.0)
                 case "labelled":
@@ -155,19 +156,26 @@ class Brought:
         more = f" and {len(self.unknown) - _NAMED} more" if len(self.unknown) > _NAMED else ""
         return f"; the collection has no documents {first}{more}, which {self.unknown_judgments} judgments name"
 
+    def _check(self, row: pb.TripletRow) -> None:
+        """Raises ``FailedPrecondition`` for an id on one side whose text is on the other: it is one document."""
+        names = {self._named(passage) for passage in (row.positive, row.negative)}
+        if len(names) == 1:
+            same = f"has document {names.pop()!r} as positive and as negative, by its id and its text"
+            raise _unfit("triplets", f"a triplet of {row.query[:60]!r} {same}; correct it and upload it again")
+
+    def _named(self, passage: pb.Passage) -> str:
+        return passage.id if passage.WhichOneof("passage") == "id" else self.name(passage.text)
+
     def _say(
         self, row: pb.JudgmentRow | pb.PairRow | pb.ScoredPairRow | pb.TripletRow, passage: pb.Passage, target: float
     ) -> None:
         weight = weight_of(row)
-        if passage.WhichOneof("passage") == "id":
-            name = passage.id
-            if name not in self.corpus:
+        name = self._named(passage)
+        if name not in self.corpus:
+            if passage.WhichOneof("passage") == "id":
                 self.unknown[name] = self.unknown.get(name, 0) + 1
                 return
-        else:
-            name = self.name(passage.text)
-            if name not in self.corpus:
-                self.texts[name] = passage.text
+            self.texts[name] = passage.text
         query = plain(row.query)
         self.judgments[query, name] = Judgment(query, name, target, weight)
 

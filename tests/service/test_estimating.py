@@ -6,6 +6,7 @@ import pytest
 
 from services.trainer.process import estimating, loading
 from services.trainer.process.estimating import Need, Room
+from services.trainer.process.evaluating import RANKING_BYTES
 from services.trainer.process.spec import JobError
 from tests.conftest import Tiny
 
@@ -19,7 +20,7 @@ def test_what_is_needed_grows_with_the_texts_of_a_step_and_with_the_collection(t
     whole = estimating.need(model, 100, 64, 0, half=False)
     assert whole.memory - empty.memory == 2 * (some.memory - empty.memory)
     large = estimating.need(model, 0, 64, 1_000_000, half=True)
-    assert large.memory - empty.memory == 1_000_000 * 32 * 4 * 4
+    assert large.memory - empty.memory == 1_000_000 * (32 * 4 * 4 + RANKING_BYTES)
     assert large.disk == empty.disk > sum(path.stat().st_size for path in tiny.model.rglob("*.safetensors"))
 
 

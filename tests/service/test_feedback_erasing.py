@@ -1,5 +1,6 @@
 """Erasing people, and what grows too old; and the schema that a database of before is brought to."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -208,6 +209,26 @@ async def test_what_is_too_old_is_deleted_a_little_at_a_time(
     database.close()
     assert await listed(stub) == []
     assert await exported(stub, whole[0].cursor) == []
+
+
+async def test_a_database_that_is_away_ends_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.feedback.keeping._SECONDS", 0.0)
+    tried = asyncio.Semaphore(0)
+
+    class Away:
+        def expire_feedback(self, before: int, most: int) -> int:
+            tried.release()
+            raise sa.exc.OperationalError("DELETE", {}, Exception("the database restarts"))
+
+        expire_impressions = expire_feedback
+
+    keeping = asyncio.create_task(Keeping(Away(), 10, 10).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await tried.acquire()
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_what_would_be_deleted_at_once_is_refused(catalog_url: str) -> None:

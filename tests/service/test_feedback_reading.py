@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -251,6 +252,26 @@ async def test_a_flood_is_flagged_and_weighs_as_much_as_all_others(stub: Stub) -
     assert sum(a.judgment.weight for a in found) == pytest.approx(10 + 10)
     assert all(a.judgment.flagged for a in found)
     assert all(a.judgment.target == pytest.approx(0.8) for a in found if a.judgment.actors == 2)
+
+
+async def test_who_does_much_that_says_nothing_counts_as_much_as_anybody(stub: Stub) -> None:
+    crowd = pb.CrowdRules(burst_events=20, burst_weight=0.1, flood_opinions=5)
+    clicks = [said(f"c{i}", f"d{i}", pb.SIGNAL_CLICK, actor="busy") for i in range(40)]
+    await submit(stub, *clicks, said("up", "d1", actor="busy"), said("also", "d2", actor="other"))
+    first, *found = await exported_whole(stub, policy=pb.JudgmentPolicy(crowd=crowd))
+    assert first.header.flagged_actors == 0
+    assert {a.judgment.weight for a in found} == {1.0}
+    first, *_ = await exported_whole(stub, policy=pb.JudgmentPolicy(name="clicks", crowd=crowd))
+    assert first.header.flagged_actors == 1
+
+
+@pytest.mark.parametrize("field", ["since", "until"])
+async def test_a_time_that_is_none_is_refused(stub: Stub, field: str) -> None:
+    for seconds in (-1, 10**17):
+        moment = {field: Timestamp(seconds=seconds)}
+        code, message, fields = await refused(partial(listed, stub, **moment))
+        assert (code, fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+        assert "is no time since 1970" in message
 
 
 async def test_an_export_is_whole_over_many_pages_and_from_every_cursor(

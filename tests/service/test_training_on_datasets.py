@@ -16,6 +16,7 @@ from services.trainer.collecting import Collected, TooLittle, collect
 from services.trainer.domain.data import Judgment
 from services.trainer.process import spec as files
 from services.trainer.process.spec import read_lines
+from services.trainer.runs import Runner
 from services.trainer.tables import RunRow
 from tests.conftest import Tiny
 from tests.support.embedding import publish
@@ -92,6 +93,15 @@ def asked(trainer: Trainer, *datasets: str, without_feedback: bool = True, guard
 def collected(trainer: Trainer, run: RunRow, feedback: Sequence[Judgment] = ()) -> Collected:
     wanted = Wanted.read(run.request)
     return collect(trainer.objects, wanted, feedback, dict(trainer.peers.documents), 0.25)
+
+
+def test_a_triplet_of_one_document_by_its_id_and_by_its_text_fails_the_run(trainer: Trainer) -> None:
+    wrong = pb.TripletRow(query="both", positive=pb.Passage(id="t3"), negative=text(f" {document(3)}"))
+    trainer.client.upload_dataset("mine", T, [*rows(T), pb.DatasetRow(triplet=wrong)])
+    ended = trainer.execute(asked(trainer, "mine").id)
+    assert ended.state == "failed"
+    assert "a triplet of 'both' has document 't3' as positive and as negative" in ended.message
+    assert not list((trainer.folder / "work" / "runs").iterdir())
 
 
 def targets(found: Collected) -> dict[str, Mapping[str, float]]:
@@ -308,7 +318,8 @@ def test_i6_a_loss_that_is_no_number_fails_the_run_and_changes_nothing(tuned: Tr
     tuned.store.jobs.add_run("films", "other", tuned.peers.serving.digest, wanted)
 
 
-def test_a_guard_is_brought_into_the_folder_of_the_run(trainer: Trainer) -> None:
+def test_a_guard_is_brought_into_the_folder_of_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runner, "clear", lambda self: None)
     brought(trainer, mine=P, set_aside=E)
     run = asked(trainer, "mine", guard="set_aside")
     assert run.request["gate"]["guard"] == "set_aside"

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.domain.data import MIN_VALIDATION, Judgment, is_held_out, prepare, trainable_queries
+from services.trainer.domain.data import (
+    MIN_VALIDATION,
+    Judgment,
+    is_held_out,
+    is_steering,
+    prepare,
+    trainable_queries,
+)
 
 JUDGMENTS = st.lists(
     st.builds(
@@ -27,6 +34,13 @@ def test_i9_the_split_is_by_query(judgments: list[Judgment], share: float) -> No
     assert not steering & held_out
     assert not train & steering
     assert not any(is_held_out(query, share) for query in train | steering)
+
+
+@given(st.text(alphabet="abcABCß ", min_size=1, max_size=8), st.floats(0.05, 0.95))
+def test_i9_what_differs_in_capitals_alone_is_on_one_side(query: str, share: float) -> None:
+    asked = (query, query.upper(), query.lower(), query.title())
+    assert len({is_held_out(one, share) for one in asked}) == 1
+    assert len({is_steering(one) for one in asked}) == 1
 
 
 @given(JUDGMENTS, JUDGMENTS)

@@ -46,6 +46,17 @@ def test_what_people_refused_comes_before_what_was_mined_the_least_relevant_firs
     assert row.documents == ("good", "bad", "poor", "x")
 
 
+@pytest.mark.parametrize("form", [Form.RANKED, Form.TRIPLETS])
+def test_a_refusal_that_counts_less_than_the_liking_is_as_much_less_often_a_negative(form: Form) -> None:
+    judged = [Judged(str(i), {"good": 1.0, "bad": 0.0}, {"good": 2.0, "bad": 0.5}) for i in range(400)]
+    found = rows(form, judged, {one.query: ["mined"] for one in judged}, 1, seed=4)
+    assert len(found) == 400
+    assert sum("bad" in row.documents for row in found) == pytest.approx(100, abs=30)
+    assert found == rows(form, judged, {one.query: ["mined"] for one in judged}, 1, seed=4)
+    nothing = Judged("q", {"good": 1.0, "bad": 0.0}, {"bad": 0.0})
+    assert rows(form, [nothing], {}, 1) == []
+
+
 def test_scores_are_the_targets_and_labels_are_one_or_zero() -> None:
     judged = Judged("q", {"good": 0.8, "bad": -0.5}, {"good": 2.0})
     scored = {row.documents[0]: (row.label, row.weight) for row in rows(Form.SCORED, [judged], {}, 2)}

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.trainer.domain.data import Judged
 from services.trainer.domain.details import NDCG, Gate, read
+from services.trainer.process.detailing import told
+from services.trainer.process.evaluating import scores
 from services.trainer.reporting.page import render
 from services.trainer.reporting.report import (
     EXTREMES,
@@ -107,6 +110,22 @@ def test_gains_are_the_best_and_the_worst_ten() -> None:
     assert [q.difference for q in gains.best] == sorted(differences, reverse=True)[:EXTREMES]
     assert [q.difference for q in gains.worst] == sorted(differences)[:EXTREMES]
     assert gains.best[0].shown.relevant == ["Owls"]
+
+
+def test_of_equal_gains_those_with_texts_are_shown() -> None:
+    judged = [Judged(f"q{i}", {"d": 1.0}) for i in range(60)]
+    other = [f"x{i}" for i in range(10)]
+    there, not_there = ["d", *other[:9]], other
+    old = [not_there if i % 2 else there for i in range(60)]
+    new = [there if i % 2 else not_there for i in range(60)]
+    found = told(judged, old, new, {name: f"text of {name}" for name in ("d", *other)})
+    asked = {one.query: one.relevant for one in judged}
+    before, after = scores(asked, lambda _: old, [8]), scores(asked, lambda _: new, [8])
+    held_out = {"queries": list(asked), "before": {"8": before[8]}, "after": {"8": after[8]}, **found}
+    gains = report({**made.encoder(QUERIES), "held_out": held_out}).gains
+    assert gains
+    assert len(gains.best) == len(gains.worst) == EXTREMES
+    assert all(one.shown.relevant for one in (*gains.best, *gains.worst))
 
 
 def test_a_query_that_stayed_the_same_is_neither_gain_nor_loss() -> None:

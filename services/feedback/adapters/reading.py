@@ -1,6 +1,6 @@
 """Events as exports, lists and summaries read them. Methods block: call them from a thread."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby, islice
@@ -82,10 +82,10 @@ class FeedbackReading:
         with self._database.connecting() as connection:
             return connection.scalar(sa.select(sa.func.max(FeedbackRow.number))) or 0
 
-    def crowd(self, collection: str, up_to: int, rules: CrowdRules) -> Crowd:
-        """Who floods or bursts in a collection, over the events up to a number."""
+    def crowd(self, collection: str, up_to: int, rules: CrowdRules, signals: Collection[Signal]) -> Crowd:
+        """Who floods or bursts in a collection with such signals, over the events up to a number."""
         with self._database.connecting() as connection:
-            return _crowd(connection, collection, up_to, rules)
+            return _crowd(connection, collection, up_to, rules, signals)
 
     def by_query(self, collection: str, up_to: int, first: str, queries: int) -> list[tuple[str, list[Event]]]:
         """The events up to a number of so many queries, by the queries' keys from ``first`` on, in order."""
@@ -157,7 +157,8 @@ class FeedbackReading:
                 [collection] if collection else connection.scalars(sa.select(FeedbackRow.collection).distinct())
             )
             newest = connection.scalar(sa.select(sa.func.max(FeedbackRow.number))) or 0
-            flagged = {actor for each in list(collections) for actor in _crowd(connection, each, newest, rules).actors}
+            crowds = [_crowd(connection, each, newest, rules, Signal) for each in list(collections)]
+            flagged = {actor for crowd in crowds for actor in crowd.actors}
             by_signal = sa.select(FeedbackRow.signal, sa.func.count()).where(*of).group_by(FeedbackRow.signal)
             return Summary(
                 connection.scalar(sa.select(sa.func.count()).select_from(ImpressionRow).where(*shown)) or 0,
@@ -170,8 +171,11 @@ class FeedbackReading:
             )
 
 
-def _crowd(connection: sa.Connection, collection: str, up_to: int, rules: CrowdRules) -> Crowd:
-    within = FeedbackRow.collection == collection, FeedbackRow.number <= up_to
+def _crowd(
+    connection: sa.Connection, collection: str, up_to: int, rules: CrowdRules, signals: Iterable[Signal]
+) -> Crowd:
+    read = FeedbackRow.signal.in_([signal.value for signal in signals])
+    within = FeedbackRow.collection == collection, FeedbackRow.number <= up_to, read
     opinions = FeedbackRow.signal.in_([signal.value for signal in OPINIONS])
     who = FeedbackRow.tenant, FeedbackRow.actor
     pairs = (

@@ -86,6 +86,11 @@ class Policy:
             return False
         return event.signal is not Signal.DWELL or (event.value or 0.0) >= self.implicit.dwell_seconds
 
+    @property
+    def signals(self) -> frozenset[Signal]:
+        """Those that say something."""
+        return frozenset(signal for signal, aim in self.aims.items() if aim.weight > 0)
+
     def aim(self, event: Event) -> Aim:
         """What an event that is read says."""
         aim = self.aims[event.signal]

@@ -69,8 +69,9 @@ class Dataset:
 def is_held_out(query: str, share: float) -> bool:
     """Whether a query belongs to the gate.
 
-    Depends on the query alone, so that it never changes sides: neither as judgments are added nor
-    with another seed. With a larger share queries only join the held-out ones.
+    Depends on the query alone, so that it never changes sides: neither as judgments are added nor with another seed.
+    Capitals do not matter, since most models read none: what is one query to them is on one side. With a larger share
+    queries only join the held-out ones.
     """
     return _place(query, "gate") < share
 
@@ -118,5 +119,5 @@ def prepare(judgments: Sequence[Judgment], share: float) -> Dataset:
 
 
 def _place(query: str, purpose: str) -> float:
-    digest = hashlib.sha256(f"diapason {purpose}\0{query}".encode()).digest()
+    digest = hashlib.sha256(f"diapason {purpose}\0{query.casefold()}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

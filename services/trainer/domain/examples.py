@@ -49,13 +49,13 @@ class Weighted(Protocol):
 AnyRow = TypeVar("AnyRow", bound=Weighted)
 
 
-def rows(form: Form, judged: Sequence[Judged], mined: Mined, negatives: int) -> list[Row]:
+def rows(form: Form, judged: Sequence[Judged], mined: Mined, negatives: int, seed: int = 0) -> list[Row]:
     """The rows of a form, with so many documents that are not relevant beside each relevant one."""
     match form:
         case Form.RANKED:
-            return _ranked(judged, mined, negatives)
+            return _ranked(judged, mined, negatives, seed)
         case Form.TRIPLETS:
-            ranked = _ranked(judged, mined, negatives)
+            ranked = _ranked(judged, mined, negatives, seed)
             return [Row(r.query, (r.documents[0], other), r.weight) for r in ranked for other in r.documents[1:]]
         case Form.SCORED | Form.LABELLED:
             found = []
@@ -73,14 +73,20 @@ def rows(form: Form, judged: Sequence[Judged], mined: Mined, negatives: int) -> 
             return [Row(one.query, (), 1.0, classes[one.label]) for one in judged]
 
 
-def _ranked(judged: Sequence[Judged], mined: Mined, negatives: int) -> list[Row]:
-    """As many documents in each, since a loss reads columns: where there are too few, they come again."""
+def _ranked(judged: Sequence[Judged], mined: Mined, negatives: int, seed: int) -> list[Row]:
+    """As many documents in each, since a loss reads columns: where there are too few, they come again.
+
+    What was refused comes first; where that counts less than the liking beside it, as much less often.
+    """
     found = []
+    chance = random.Random(seed)  # noqa: S311
     for one in judged:
-        others = [*one.refused, *(name for name in mined.get(one.query, ()) if name not in one.targets)]
-        if others:
-            chosen = tuple(islice(cycle(others), negatives))
-            found += [Row(one.query, (name, *chosen), one.weight(name)) for name in one.relevant]
+        unjudged = [name for name in mined.get(one.query, ()) if name not in one.targets]
+        for name in one.relevant:
+            refused = [other for other in one.refused if chance.random() * one.weight(name) < one.weight(other)]
+            others = [*refused, *unjudged]
+            if others:
+                found.append(Row(one.query, (name, *islice(cycle(others), negatives)), one.weight(name)))
     return found
 
 

@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from services.trainer.process.spec import JobError, is_first, say
 
-# Epochs without a new best score, after which it is enough.
-_PATIENCE = 3
+# Epochs without a new best score, after which it is enough. One says little: a first epoch may unsettle a model.
+_PATIENCE = 2
 
 # The score of the model as it is on the queries that steer.
 Validate = Callable[[], float]

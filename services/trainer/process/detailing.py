@@ -41,8 +41,9 @@ def told(
         ndcg(there, one.relevant, DEPTH) - ndcg(here, one.relevant, DEPTH)
         for one, here, there in zip(judged, old, new, strict=True)
     ]
-    order = np.argsort(gains, kind="stable").tolist()
-    chosen = dict.fromkeys([*order[-_QUERIES:], *order[:_QUERIES]])
+    # As the report ranks them, so that of equal gains it shows those that have texts.
+    order = sorted(range(len(judged)), key=lambda i: -gains[i])
+    chosen = dict.fromkeys([*order[:_QUERIES], *order[::-1][:_QUERIES]])
 
     def first(ids: Sequence[str]) -> list[str]:
         return [texts[name].partition("\n")[0][:_CHARACTERS] for name in ids[:_DOCUMENTS]]

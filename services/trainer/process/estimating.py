@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from services.trainer.process.evaluating import RANKING_BYTES
 from services.trainer.process.spec import JobError
 
 _GIB = 1 << 30
@@ -53,7 +54,7 @@ def need(model: SentenceTransformer | CrossEncoder, texts: int, tokens: int, doc
     hidden, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     activations = texts * tokens * hidden * layers * _ACTIVATION_BYTES * (1 if half else 2)
     size = model.get_embedding_dimension() if isinstance(model, SentenceTransformer) else 0
-    vectors = documents * int(size or 0) * 4 * _SPACES
+    vectors = documents * (int(size or 0) * 4 * _SPACES + RANKING_BYTES)
     return Need(
         memory=_BASE_BYTES + weights * 4 * _COPIES_IN_MEMORY + activations + vectors,
         disk=weights * 4 * _COPIES_ON_DISK,

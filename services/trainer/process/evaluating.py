@@ -8,6 +8,10 @@ import numpy as np
 from diapason import vectors
 from services.trainer.domain.metrics import DEPTH, METRICS
 
+# Queries compared with all documents at once, and what they take for each of them: two floats and the order.
+_TOGETHER = 64
+RANKING_BYTES = _TOGETHER * 16
+
 # {dimensions: {metric: one score per query}}
 Scores = dict[int, dict[str, list[float]]]
 Queries = Mapping[str, Mapping[str, float]]
@@ -23,11 +27,13 @@ class Space:
 
     def ranked(self, size: int) -> list[list[str]]:
         """For each query the ids of the nearest documents at a size, best first."""
-        if not len(self.queries):
-            return []
-        similarity = vectors.truncated(self.queries, size) @ vectors.truncated(self.documents, size).T
-        best = np.argsort(-similarity, axis=1, kind="stable")[:, :DEPTH]
-        return [[self.ids[column] for column in row] for row in best]
+        queries, documents = vectors.truncated(self.queries, size), vectors.truncated(self.documents, size)
+        found = []
+        for start in range(0, len(queries), _TOGETHER):
+            similarity = queries[start : start + _TOGETHER] @ documents.T
+            best = np.argsort(-similarity, axis=1, kind="stable")[:, :DEPTH]
+            found += [[self.ids[column] for column in row] for row in best]
+        return found
 
 
 def scores(asked: Queries, ranked: Callable[[int], list[list[str]]], sizes: Sequence[int]) -> Scores:

@@ -52,7 +52,7 @@ def tune(spec: Spec, folder: Path) -> None:
     name, recipe = recipes.find(spec.recipe, material.train)
     pairs = sum(1 if one.label else len(one.relevant) for one in material.train)
     spec = replace(spec, epochs=spec.epochs or choices.epochs(pairs))
-    rows = examples.resampled(examples.rows(recipe.form, material.train, mined, spec.negatives), spec.seed)
+    rows = examples.resampled(examples.rows(recipe.form, material.train, mined, spec.negatives, spec.seed), spec.seed)
     validate = _validation(model, material, mined, spec)
     curves = Training(model, recipe, spec, folder).run(rows, material.texts, validate)
     if not is_first():
