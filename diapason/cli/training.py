@@ -8,12 +8,13 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from diapason.cli.options import DEFAULT_COLLECTION, DEFAULT_DATA, AsJson, Collection, Data, connect
-from diapason.cli.output import Failure, as_json, console, plain, share_bar, table
+from diapason.cli.output import Failure, Problem, as_json, console, plain, share_bar, table
 from diapason.client import Client
 from diapason.common.v1.version_pb2 import MODEL_KIND_RERANKER
 from diapason.trainer.v1 import rollout_pb2
 from diapason.trainer.v1.rollout_pb2 import Rollout, RolloutState
 from diapason.trainer.v1.training_pb2 import (
+    RUN_STATE_RUNNING,
     RUN_STATE_SUCCEEDED,
     Gate,
     GatePolicy,
@@ -37,6 +38,11 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="0 for the default.", min=0)] = 0.0,
     recipe: Annotated[str, typer.Option(help="How to tune, as triplet; auto chooses by the judgments.")] = "auto",
     reranker: Annotated[str, typer.Option(metavar="NAME", help="Tune this reranker instead of the encoder.")] = "",
+    policy: Annotated[str, typer.Option(help="How feedback becomes judgments: thumbs, distances, clicks.")] = "",
+    negatives: Annotated[int, typer.Option(help="Others beside each relevant document; 0 for 3.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows of a step; 0 for 32.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="The same gives the same weights; 0 for 17.", min=0)] = 0,
+    held_out: Annotated[float, typer.Option(help="Share of the queries that only the gate sees; 0 for 0.25.")] = 0.0,
     min_queries: Annotated[int, typer.Option(help="Held-out queries that the gate asks for; 0 for 75.", min=0)] = 0,
     dataset: Annotated[list[str] | None, typer.Option(help="Train on an uploaded dataset; repeat it for more.")] = None,
     without_feedback: Annotated[bool, typer.Option("--without-feedback", help="Train on datasets alone.")] = False,
@@ -51,7 +57,16 @@ def train(
 
     Example: diapason train --collection movies
     """
-    config = TrainingConfig(epochs=epochs, learning_rate=learning_rate, recipe=recipe)
+    config = TrainingConfig(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        recipe=recipe,
+        policy=policy,
+        negatives=negatives,
+        batch_size=batch_size,
+        seed=seed,
+        held_out=held_out,
+    )
     with connect(data) as client:
         gate = GatePolicy(min_queries=min_queries, guard=guard, guard_margin=guard_margin)
         run = client.train(collection, config, gate, dry_run, dataset or [], without_feedback, reranker)
@@ -106,18 +121,23 @@ def state_of(rollout: Rollout) -> str:
 
 def runs(
     run_id: Annotated[str, typer.Argument(help="One run, by the first letters of its id; all if not given.")] = "",
-    cancel: Annotated[bool, typer.Option(help="Cancel that run.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel that run.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show that run's progress until it ends.")] = False,
     data: Data = DEFAULT_DATA,
     json: AsJson = False,
 ) -> None:
     """List training runs, or show one.
 
-    Example: diapason runs
+    Example: diapason runs 3f --follow
     """
+    if (cancel or follow) and not run_id:
+        raise Problem("which run? Give the first letters of its id; `diapason runs` lists them")
     with connect(data) as client:
         if run_id:
             run_id = whole(client, run_id)
-            run = client.cancel_run(run_id) if cancel else client.run(run_id)
+            if cancel:
+                client.cancel_run(run_id)
+            run = follow_run(client, run_id) if follow else client.run(run_id)
             as_json(plain(run)) if json else print_run(run)
             return
         found = client.runs()
@@ -139,6 +159,8 @@ def whole(client: Client, beginning: str) -> str:
 def print_run(run: Run) -> None:
     """A run with its gate."""
     console.print(f"run {run.id} of {_model(run)} {_state(run)}: {run.message}")
+    if run.state == RUN_STATE_RUNNING:
+        console.print(f"{_stage(run)}, {run.progress:.0%} done{_left(run)}")
     if run.HasField("data") and run.data.judgments:
         d = run.data
         console.print(
@@ -183,11 +205,15 @@ def _compared(title: str, metrics: Iterable[MetricComparison]) -> None:
 
 
 def _telling(run: Run) -> str:
+    return (run.message + _left(run)).removeprefix(", ")
+
+
+def _left(run: Run) -> str:
+    """How long its stage will still take, after a comma; empty where that is not known."""
     if not run.seconds_left:
-        return run.message
+        return ""
     minutes = run.seconds_left / 60
-    left = f"{minutes:.0f} min" if minutes >= 2 else f"{run.seconds_left:.0f} s"
-    return f"{run.message}, {left} left" if run.message else f"{left} left"
+    return f", {minutes:.0f} min left" if minutes >= 2 else f", {run.seconds_left:.0f} s left"
 
 
 def _stage(run: Run) -> str:

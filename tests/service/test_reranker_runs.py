@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from obstore.store import ObjectStore, from_url
@@ -13,8 +15,11 @@ from diapason.artifact.v1.manifest_pb2 import Lineage
 from diapason.client import Addresses, Client
 from diapason.common.v1.version_pb2 import MODEL_KIND_ENCODER, MODEL_KIND_RERANKER
 from diapason.errors import FailedPrecondition, InvalidArgument, NotFound
+from diapason.search.v1 import collection_pb2 as search
 from diapason.trainer.v1 import registry_pb2_grpc, training_pb2_grpc
 from diapason.trainer.v1.training_pb2 import TrainingConfig
+from services.kit.errors import NotFound as NotFoundHere
+from services.kit.errors import Unavailable
 from services.kit.server import Host
 from services.kit.settings import ServiceSettings
 from services.trainer import artifacts
@@ -25,6 +30,7 @@ from services.trainer.pacing import Shutdown
 from services.trainer.peers import Exported
 from services.trainer.process import spec as files
 from services.trainer.process.spec import Spec
+from services.trainer.registry import Registry
 from services.trainer.runs import Runner
 from services.trainer.servicers.registry import RegistryServicer
 from services.trainer.servicers.training import TrainingServicer
@@ -159,36 +165,123 @@ def _published(store: Store, objects: ObjectStore, built: Tiny, model: str) -> P
     return version
 
 
-def test_a_first_reranker_is_published_with_its_base_as_parent_and_replaces_none(
-    store: Store, peers: Peers, objects: ObjectStore, tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path
-) -> None:
-    better = {"0": {"ndcg@10": [0.2] * 80}}, {"0": {"ndcg@10": [0.7] * 80}}
-    auc = {"metric": "auc", "dimensions": 0, "before": 0.5, "after": 0.8, "low": 0.1, "high": 0.4}
-    specs: list[Spec] = []
+def test_the_command_says_how_to_train_and_how_far_a_run_is(client: Client, command: Command, store: Store) -> None:
+    how = {"recipe": "cosine-similarity", "policy": "distances", "negatives": 2, "batch_size": 8, "held_out": 0.5}
+    options = [part for name, value in how.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    code, out, _ = command("train", "-c", "films", *options, "--seed", "3", "--no-wait", "--json")
+    assert code == 0
+    run = store.jobs.claim(RunRow, json.loads(out)["run"]["id"])
+    assert run
+    assert (how | {"seed": 3}).items() <= run.request["config"].items()
+    store.jobs.update(run, stage="train", progress=0.25, seconds_left=600.0, message="epoch 1 of 4")
+    assert "train, 25% done, 10 min left" in command("runs", run.id[:8])[1]
+    store.jobs.end(run, RunState.FAILED, "no more")
+    code, out, _ = command("runs", run.id[:8], "--follow")
+    assert (code, "failed: no more" in out) == (0, True)
+    code, _, wrong = command("runs", "--follow")
+    assert (code, "which run?" in wrong) == (2, True)
 
-    class Prepared(Runner):
-        """Has the job's work done beforehand."""
 
-        def _job(self, run: RunRow, folder: Path) -> None:
-            specs.append(Spec.read(folder))
-            shutil.copytree(tiny_reranker.candidate, folder / files.CANDIDATE)
-            result = {"before": better[0], "after": better[1], "comparisons": [auc]}
-            (folder / files.RESULT).write_text(json.dumps(result))
+class Away(Peers):
+    """Every question is answered when it comes again. What is told of a version must come before the version."""
 
+    def __init__(self, registry: Registry) -> None:
+        super().__init__()
+        self.registry, self.asked = registry, Counter[str]()
+
+    def _away(self, what: str) -> None:
+        self.asked[what] += 1
+        if self.asked[what] == 1:
+            raise Unavailable(f"{what}: it restarts")
+
+    def judgments(self, collection: str, consumer: str = "", policy: str = "") -> Exported:
+        self._away("judgments")
+        return super().judgments(collection, consumer, policy)
+
+    def passages(self, collection: str) -> Iterator[tuple[str, str]]:
+        yield from [*super().passages(collection)][:5]
+        self._away("passages")
+        yield from [*super().passages(collection)][5:]
+
+    def collection(self, name: str) -> search.Collection:
+        self._away("collection")
+        return super().collection(name)
+
+    def record_training(self, consumer: str, version: PublishedVersion) -> None:
+        with pytest.raises(NotFoundHere):
+            self.registry.version(version.digest)
+        self._away("record_training")
+        super().record_training(consumer, version)
+
+
+AUC = {"metric": "auc", "dimensions": 0, "before": 0.5, "after": 0.8, "low": 0.1, "high": 0.4}
+
+
+class Prepared(Runner):
+    """Has the job's work done beforehand: a better reranker."""
+
+    candidate: Path
+    specs: ClassVar[list[Spec]] = []
+
+    def _job(self, run: RunRow, folder: Path) -> None:
+        self.specs.append(Spec.read(folder))
+        shutil.copytree(self.candidate, folder / files.CANDIDATE)
+        before, after = {"0": {"ndcg@10": [0.2] * 80}}, {"0": {"ndcg@10": [0.7] * 80}}
+        judged = {"before": 0.1, "after": 0.2}
+        result = {"before": before, "after": after, "comparisons": [AUC], "judged@10": judged}
+        (folder / files.RESULT).write_text(json.dumps(result))
+
+
+@pytest.fixture
+def prepared(
+    store: Store, objects: ObjectStore, tiny: Tiny, tiny_reranker: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]]:
+    """An encoder and a reranker, a run of the latter, and what carries it out."""
+    monkeypatch.setattr("services.trainer.runs._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(Prepared, "specs", [])
+    monkeypatch.setattr(Prepared, "candidate", tiny_reranker.candidate, raising=False)
     encoder, base = _published(store, objects, tiny, "reader"), _published(store, objects, tiny_reranker, "critic")
     request = {"config": {"recipe": "auto"}, "gate": {}, "dry_run": False, "kind": "reranker"}
     run = store.jobs.add_run("films", "critic", "", request | {"encoder": encoder.digest})
-    runner = Prepared(store.jobs, store.registry, objects, peers, tmp_path, Shutdown())  # type: ignore[arg-type]
-    rollout = store.jobs.get(RolloutRow, runner.execute(run.id))
-    [spec] = specs
+
+    def runner(peers: Peers) -> Prepared:
+        return Prepared(store.jobs, store.registry, objects, peers, tmp_path, Shutdown())  # type: ignore[arg-type]
+
+    return encoder, base, run, runner
+
+
+def test_a_first_reranker_is_published_with_its_base_as_parent_and_replaces_none(
+    store: Store, prepared: tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]]
+) -> None:
+    encoder, base, run, runner = prepared
+    # Search and feedback restart whenever they are needed.
+    peers = Away(store.registry)
+    rollout = store.jobs.get(RolloutRow, runner(peers).execute(run.id))
+    assert peers.asked == {"judgments": 2, "passages": 2, "collection": 2, "record_training": 2}
+    [spec] = Prepared.specs
     assert (spec.model_kind, spec.current, spec.dimensions) == ("reranker", "", [])
     assert [Path(spec.base).name, Path(spec.encoder).name] == [base.digest, encoder.digest]
     ended = store.jobs.get(RunRow, run.id)
     assert (ended.state, ended.gate["verdict"]) == (RunState.SUCCEEDED.value, "promote")
-    assert ended.gate["metrics"][-1] == auc
+    assert ended.gate["metrics"][-1] == AUC
+    assert ended.gate["judged"] == {"before": 0.1, "after": 0.2}
     assert (rollout.from_digest, rollout.to_digest) == ("", ended.published_digest)
     version = store.registry.version(ended.published_digest)
     assert (version.model, version.number, version.kind) == ("critic", 2, Kind.RERANKER)
     assert version.parent_digest == base.digest
     assert [told.digest for told in peers.told] == [version.digest]
     assert NEW.digest != version.digest
+
+
+def test_i9_what_was_compared_with_something_else_than_serves_is_not_published(
+    store: Store, prepared: tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]]
+) -> None:
+    _, _, run, runner = prepared
+    peers = Peers()
+    peers.reranker = OLD_JUDGE.digest
+    assert runner(peers).execute(run.id) == ""
+    ended = store.jobs.get(RunRow, run.id)
+    assert (ended.state, ended.published_digest) == (RunState.FAILED.value, "")
+    assert "another reranker serves 'films' than the candidate was compared with" in ended.message
+    assert [row.number for row, _ in store.registry.versions("critic")] == [1]
+    assert peers.told == []
