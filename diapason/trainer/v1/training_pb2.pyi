@@ -144,7 +144,9 @@ class TrainingConfig(_message.Message):
     NEGATIVES_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
-    """At most so many; the best on validation queries is kept. 3, or 4 below 100 relevant pairs."""
+    """At most so many; the best on validation queries is kept. 3, or 4 below 100 relevant pairs; for a reranker 3, or 4 from
+    500 examples on.
+    """
     batch_size: _builtins.int
     """32."""
     learning_rate: _builtins.float
