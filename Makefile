@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-learning bench-scale bench-unseen lint format protos clean
+.PHONY: help demo up test test-fast chaos bench-embedder bench-search bench-feedback bench-learning bench-learning-short bench-scale bench-unseen lint format protos clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 demo: $(VENV)/.demo ## Run the whole loop on sample films: index, thumbs, train, gate, swap, measure.
 	$(BIN)/diapason demo
@@ -37,6 +37,9 @@ bench-feedback: $(VENV)/.demo ## Measure how fast feedback becomes durable, agai
 
 bench-learning: $(VENV)/.demo ## Measure what tuning gains on test queries (hours; goes on where it was stopped).
 	$(BIN)/python -m benchmarks.learning --work .bench-learning
+
+bench-learning-short: $(VENV)/.demo ## The same of fifty judgments only, as they are and with wrong ones (10 minutes).
+	$(BIN)/python -m benchmarks.learning --work .bench-learning --results .bench-learning --parts curve --judgments 50 --seeds 17
 
 bench-scale: $(VENV)/.demo ## Measure how the embedded engine grows, to a million vectors (half an hour, 10 GB of disk).
 	$(BIN)/python -m benchmarks.scale
