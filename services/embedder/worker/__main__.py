@@ -13,7 +13,7 @@ from dataclasses import asdict
 # Each slot's thread tokenizes its own batch; set before the tokenizers' library looks.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from services.embedder.worker import cutting, frames, runtime
+from services.embedder.worker import choosing, cutting, frames
 from services.embedder.worker.frames import Header, LoadSpec
 from services.embedder.worker.runtime import WIDE, BadVersion, Cut, Model
 
@@ -25,7 +25,7 @@ def serve(connection: socket.socket) -> None:
         return
     what = LoadSpec(**first[0])
     try:
-        model = runtime.load(what)
+        model = choosing.load(what)
         model.warm()
     except BadVersion as error:
         traceback.print_exc()
@@ -86,7 +86,7 @@ def _answer(model: Model, slot: int, batch: Header) -> bytes:
 def main(arguments: list[str]) -> int:
     """Serve, or say what would compute here."""
     if arguments[0] == "--describe":
-        sys.stdout.write(json.dumps(asdict(runtime.describe(arguments[1]))))
+        sys.stdout.write(json.dumps(asdict(choosing.describe(arguments[1]))))
         return 0
     # The embedder drains first and then closes the socket, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

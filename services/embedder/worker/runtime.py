@@ -1,14 +1,11 @@
-"""The port that runtimes implement, and the choice among them."""
+"""The port that runtimes implement."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from diapason.vectors import Matrix
 from services.embedder.domain.splitting import Span
-from services.embedder.worker.frames import LoadSpec
 
 # A text with its prompt before it, or a query with a text for rerankers.
 Input = str | tuple[str, str]
@@ -84,37 +81,3 @@ class Description:
     runtime: str
     device: str
     text: str
-
-
-def describe(wanted: str) -> Description:
-    """Settle on a runtime: the one named, or with "auto" torch where there is a GPU for it, else OpenVINO.
-
-    Raises ``ImportError`` if what is needed is not installed.
-    """
-    if wanted == "torch" or (wanted == "auto" and _gpu()):
-        from services.embedder.worker import torch_runtime
-
-        return Description("torch", torch_runtime.device(), torch_runtime.describe())
-    from services.embedder.worker import openvino_runtime
-
-    return Description("openvino", "CPU", openvino_runtime.describe())
-
-
-def load(what: LoadSpec) -> Model:
-    """LoadSpec a version. Raises ``BadVersion``."""
-    if what.runtime == "torch":
-        from services.embedder.worker.torch_runtime import TorchModel
-
-        return TorchModel(what)
-    from services.embedder.worker.openvino_runtime import OpenVinoModel
-
-    return OpenVinoModel(what)
-
-
-def _gpu() -> bool:
-    # Importing torch takes seconds; without a device node there is nothing to find.
-    if not Path("/dev/nvidiactl").exists() or importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())
