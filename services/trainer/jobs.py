@@ -102,10 +102,8 @@ class Jobs:
         Raises ``FailedPrecondition`` while the collection has another that has not switched and watched yet.
         """
         with self._database.in_turn(_STARTS) as session:
-            if run_id:
-                known = session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
-                if known:
-                    return known
+            if run_id and (known := _rollout_of(session, run_id)):
+                return known
             active = _unfinished(session, RolloutRow, collection, ROLLOUT_ACTIVE)
             if active:
                 raise FailedPrecondition(
@@ -131,6 +129,11 @@ class Jobs:
             session.merge(LeaseRow(digest=to_digest, holder=f"rollout:{rollout.id}"))
             _keep_rerankers(session, rollout)
             return rollout
+
+    def rollout_of(self, run_id: str) -> RolloutRow | None:
+        """The rollout that a run began, if it has."""
+        with self._database.reading() as session:
+            return _rollout_of(session, run_id)
 
     def retiring(self) -> list[RolloutRow]:
         """Rollouts that wait for the retention window to end."""
@@ -322,6 +325,10 @@ def _unfinished(
     """The id of a collection's job in one of these states."""
     wanted = [state.value for state in states]
     return session.scalars(sa.select(kind.id).where(kind.collection == collection, kind.state.in_(wanted))).first()
+
+
+def _rollout_of(session: Session, run_id: str) -> RolloutRow | None:
+    return session.scalars(sa.select(RolloutRow).where(RolloutRow.run_id == run_id)).first()
 
 
 def _new_run(kind: RunKind, model: str, request: dict[str, Any]) -> RunRow:

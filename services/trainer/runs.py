@@ -16,7 +16,7 @@ import structlog
 from obstore.store import ObjectStore
 
 from diapason.artifact.v1.manifest_pb2 import Lineage
-from services.kit.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from services.kit.errors import Overloaded, ServiceError, Unavailable
 from services.trainer import artifacts, brought, room, tracking
 from services.trainer.brought import Wanted
 from services.trainer.collecting import TooLittle, collect
@@ -35,8 +35,8 @@ from services.trainer.tables import RunRow
 
 log = structlog.get_logger()
 
-# Of another service: it is away for a while, and a run that took hours waits for it.
-_PASSING = (Unavailable, Overloaded, DeadlineExceeded)
+# Of another service: it is away for a while.
+_PASSING = (Unavailable, Overloaded)
 _AGAIN_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -112,8 +112,19 @@ class Runner:
         if self._jobs.update(run, **changes).stop_requested:
             raise StopRequested
 
+    def _answered(self, run: RunRow, ask: Callable[[], T]) -> T:
+        """What another service answers; if it is away the run is given back, and others have its place meanwhile.
+
+        Raises as `_note`, and ``Interrupted``.
+        """
+        try:
+            return ask()
+        except _PASSING as error:
+            self._note(run, message=f"waiting: {error}")
+            raise Interrupted from error
+
     def _patiently(self, run: RunRow, ask: Callable[[], T]) -> T:
-        """What another service answers, once it does. Raises as `_note`, and ``Interrupted``."""
+        """The same, but waited for: what was trained lies here, and another worker might train it again."""
         while True:
             try:
                 return ask()
@@ -138,6 +149,7 @@ class Runner:
         config = TrainingConfig(**run.request["config"])
         self._collect(run, folder, config)
         self._prepare(run, folder, config)
+        self._check_current(run)
         self._job(run, folder)
         self._note(run, stage=Stage.GATE.value, progress=0.0, message="comparing")
         keeping.keep(self._objects, run.id, folder)
@@ -173,12 +185,18 @@ class Runner:
         return rollout.id
 
     def _check_current(self, run: RunRow) -> None:
-        """Raises ``JobFailed`` if the gate has compared with what serves no longer."""
+        """Raises ``JobFailed`` if what the gate compares with serves no longer, unless this run's own version does."""
+        if self._jobs.rollout_of(run.id):
+            return
         kind = self._registry.version(model=run.model, number=1).kind
-        collection = self._patiently(run, lambda: self._peers.collection(run.collection))
-        if serving(collection.route, kind) != run.current_digest:
-            changed = f"another {kind.value} serves {run.collection!r} than the candidate was compared with"
-            raise JobFailed(f"{changed}; nothing was published, start the run again")
+        route = self._patiently(run, lambda: self._peers.collection(run.collection)).route
+        needed = {kind: run.current_digest}
+        if kind is Kind.RERANKER:  # it was taught and compared over what this one brings
+            needed[Kind.ENCODER] = run.request["encoder"]
+        for one, digest in needed.items():
+            if serving(route, one) != digest:
+                changed = f"another {one.value} serves {run.collection!r} now than when the run was asked for"
+                raise JobFailed(f"{changed}; nothing was published, start the run again")
 
     def _collect(self, run: RunRow, folder: Path, config: TrainingConfig) -> None:
         """Judgments and texts, into the run's folder."""
@@ -188,9 +206,9 @@ class Runner:
         wanted = Wanted.read(run.request)
         nothing = Exported([], {})
         ask = partial(self._peers.judgments, run.collection, run.id, config.policy)
-        exported = nothing if wanted.without_feedback else self._patiently(run, ask)
+        exported = nothing if wanted.without_feedback else self._answered(run, ask)
         self._note(run, progress=0.5, message="fetching documents")
-        documents = self._patiently(run, lambda: dict(self._peers.passages(run.collection)))
+        documents = self._answered(run, lambda: dict(self._peers.passages(run.collection)))
         try:
             found = collect(self._objects, wanted, exported.judgments, documents, config.held_out)
         except TooLittle as error:
@@ -254,6 +272,7 @@ class Runner:
         version = artifacts.publish(
             self._objects, folder / files.CANDIDATE, model=run.model, number=number, lineage=lineage
         )
+        self._note(run)
         # Before anybody can do anything with it: whoever has a person erased must be told of it.
         if run.kind == RunKind.FINE_TUNE.value and not Wanted.read(run.request).without_feedback:
             self._patiently(run, lambda: self._peers.record_training(run.id, version))

@@ -17,6 +17,7 @@ from services.trainer.jobs import Jobs
 from services.trainer.pacing import Every
 from services.trainer.peers import Peers
 from services.trainer.registry import Registry
+from services.trainer.rollouts import serving
 from services.trainer.tables import RolloutRow, RunRow, now
 
 log = structlog.get_logger()
@@ -59,32 +60,34 @@ async def keep_leases(jobs: Jobs, registry: Registry, peers: Peers) -> None:
         await asyncio.to_thread(jobs.release, ended)
         for rollout in retiring:
             version = await asyncio.to_thread(registry.version, rollout.to_digest)
+            if not settled(rollout, version.kind, collections, now()):
+                continue
             if taken_back(rollout, version.kind, collections):
                 await asyncio.to_thread(jobs.roll_back, rollout.id, "the collection was switched back")
-            elif retired(rollout, version.kind, collections, now()):
+            else:
                 await asyncio.to_thread(jobs.end_retired, rollout.id)
 
     await _for_ever("leases", once)
 
 
-def retired(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection], at: datetime) -> bool:
-    """Whether what a rollout has replaced can no longer be rolled back to.
+def settled(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection], at: datetime) -> bool:
+    """Whether there is no way left between what a rollout brought and what it replaced, there or back.
 
-    An encoder can while its index is there. A reranker has none: it is kept as long as an index would be.
+    Of encoders there is one while both have an index. A reranker has none: it is kept as long as an index would be.
     """
     collection = next((each for each in collections if each.name == rollout.collection), None)
     if collection is None:
         return True
     if kind is Kind.ENCODER:
-        return all(index.encoder.digest != rollout.from_digest for index in collection.indexes)
+        return not {rollout.from_digest, rollout.to_digest} <= {index.encoder.digest for index in collection.indexes}
     _, since = rollout.history[-1]
     return at >= datetime.fromisoformat(since) + collection.settings.retention.ToTimedelta()
 
 
 def taken_back(rollout: RolloutRow, kind: Kind, collections: Sequence[Collection]) -> bool:
-    """Whether search was told by itself to serve again what a rollout of an encoder had replaced."""
-    served = {each.name: each.route.encoder.digest for each in collections}
-    return kind is Kind.ENCODER and served.get(rollout.collection) == rollout.from_digest
+    """Whether search was told by itself to serve again what a rollout had replaced."""
+    served = {each.name: serving(each.route, kind) for each in collections}
+    return served.get(rollout.collection) == rollout.from_digest
 
 
 def leases(collections: Sequence[Collection]) -> dict[str, str]:

@@ -156,7 +156,12 @@ def test_an_upload_that_is_broken_off_leaves_nothing(trainer: Trainer) -> None:
             assert asked.wait(20)
             call.cancel()
             ended.set()
-        for end, wrong in (([], "sent: is missing"), ([pb.UploadDatasetRequest(sent=21)], "sent: is 21, but 20 rows")):
+        ends: dict[str, list[pb.UploadDatasetRequest]] = {
+            "sent: is missing": [],
+            "is 21, but 20 rows": [pb.UploadDatasetRequest(sent=21)],
+            "not last": [pb.UploadDatasetRequest(sent=20), whole[1]],
+        }
+        for wrong, end in ends.items():
             with pytest.raises(grpc.RpcError, match=wrong):
                 stub.UploadDataset(iter([*whole, *end]), timeout=20)
     assert trainer.kept() == []

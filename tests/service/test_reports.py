@@ -27,7 +27,7 @@ from services.trainer.runs import Runner
 from services.trainer.servicers.training import TrainingServicer
 from services.trainer.tables import RunRow
 from tests.support import details as made
-from tests.support.jobs import OLD, Store, run_of
+from tests.support.jobs import OLD, ScriptedSearch, Store, run_of
 from tests.support.serving import in_thread
 from tests.support.terminal import Command
 
@@ -164,7 +164,7 @@ def test_i7_a_run_leaves_its_details_before_its_folder_goes(store: Store, object
     for name, content in ((files.HELD_OUT, {}), (files.RESULT, scores), (keeping.DETAILS, details)):
         files.write_json(folder / name, content)
     (tmp_path / "work" / "weights" / OLD.digest).mkdir(parents=True)
-    runner = Runner(store.jobs, store.registry, objects, None, tmp_path / "work", Shutdown())  # type: ignore[arg-type]
+    runner = Runner(store.jobs, store.registry, objects, ScriptedSearch(), tmp_path / "work", Shutdown())  # type: ignore[arg-type]
     runner.execute(run.id)
     assert store.jobs.get(RunRow, run.id).state == "succeeded"
     assert not folder.exists()

@@ -256,8 +256,13 @@ def test_a_first_reranker_is_published_with_its_base_as_parent_and_replaces_none
     encoder, base, run, runner = prepared
     # Search and feedback restart whenever they are needed.
     peers = Away(store.registry)
+    peers.digest = encoder.digest
+    for what in ("judgments", "passages"):  # given back, so that others have its place
+        assert runner(peers).execute(run.id) == ""
+        assert store.jobs.get(RunRow, run.id).message == f"waiting: {what}: it restarts"
+        assert run.id in store.jobs.waiting()[0]
     rollout = store.jobs.get(RolloutRow, runner(peers).execute(run.id))
-    assert peers.asked == {"judgments": 2, "passages": 2, "collection": 2, "record_training": 2}
+    assert peers.asked == {"judgments": 3, "passages": 2, "collection": 3, "record_training": 2}
     [spec] = Prepared.specs
     assert (spec.model_kind, spec.current, spec.dimensions) == ("reranker", "", [])
     assert [Path(spec.base).name, Path(spec.encoder).name] == [base.digest, encoder.digest]
@@ -273,15 +278,40 @@ def test_a_first_reranker_is_published_with_its_base_as_parent_and_replaces_none
     assert NEW.digest != version.digest
 
 
+@pytest.mark.parametrize("changed", ["reranker", "encoder"])
 def test_i9_what_was_compared_with_something_else_than_serves_is_not_published(
-    store: Store, prepared: tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]]
+    store: Store, prepared: tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]], changed: str
 ) -> None:
-    _, _, run, runner = prepared
-    peers = Peers()
-    peers.reranker = OLD_JUDGE.digest
+    encoder, _, run, runner = prepared
+
+    class Changing(Peers):
+        """While the job works somebody takes another version into service."""
+
+        asked = 0
+
+        def collection(self, name: str) -> search.Collection:
+            self.asked += 1
+            self.digest = OLD.digest if (changed, self.asked) == ("encoder", 2) else encoder.digest
+            self.reranker = OLD_JUDGE.digest if (changed, self.asked) == ("reranker", 2) else ""
+            return super().collection(name)
+
+    peers = Changing()
     assert runner(peers).execute(run.id) == ""
+    assert Prepared.specs
     ended = store.jobs.get(RunRow, run.id)
     assert (ended.state, ended.published_digest) == (RunState.FAILED.value, "")
-    assert "another reranker serves 'films' than the candidate was compared with" in ended.message
+    assert f"another {changed} serves 'films' now than when the run was asked for" in ended.message
     assert [row.number for row, _ in store.registry.versions("critic")] == [1]
     assert peers.told == []
+
+
+def test_i7_a_run_whose_version_serves_already_ends_well(
+    store: Store, prepared: tuple[PublishedVersion, PublishedVersion, RunRow, Callable[[Peers], Prepared]]
+) -> None:
+    encoder, _, run, runner = prepared
+    # As a worker that was killed after it had begun the rollout leaves it, once another has carried the rollout out.
+    rollout = store.jobs.add_rollout("films", "", NEW.digest, run.id)
+    peers = Peers()
+    peers.digest, peers.reranker = encoder.digest, NEW.digest
+    assert runner(peers).execute(run.id) == rollout.id
+    assert store.jobs.get(RunRow, run.id).state == RunState.SUCCEEDED.value

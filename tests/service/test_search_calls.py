@@ -233,7 +233,8 @@ async def test_a_collection_moves_over_the_wire_to_another_name(over: Over) -> N
     sent = [collections.ImportCollectionRequest(header=header)]
     sent += [collections.ImportCollectionRequest(document=part.document) for part in parts[1:]]
     embedded = len(over.bench.embedder.embedded)
-    for end, wrong in (([], "sent: is missing"), ([collections.ImportCollectionRequest(sent=9)], "sent: is 9, but 10")):
+    nine, ten = (collections.ImportCollectionRequest(sent=number) for number in (9, 10))
+    for end, wrong in (([], "sent: is missing"), ([nine], "sent: is 9, but 10"), ([ten, sent[1]], "was not last")):
         with pytest.raises(grpc.aio.AioRpcError, match=wrong):
             await over.collections.ImportCollection(iter([*sent, *end]), timeout=20)
     sent.append(collections.ImportCollectionRequest(sent=10))

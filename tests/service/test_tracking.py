@@ -21,7 +21,7 @@ from services.trainer.process.spec import Spec
 from services.trainer.runs import Runner
 from services.trainer.tables import RunRow
 from tests.conftest import Tiny
-from tests.support.jobs import OLD, Store
+from tests.support.jobs import OLD, ScriptedSearch, Store
 from tests.support.words import TOPICS, document, query
 
 
@@ -76,6 +76,7 @@ def test_the_spec_carries_the_trackers(store: Store, tmp_path: Path) -> None:
     work = tmp_path / "work"
     (work / "weights" / OLD.digest).mkdir(parents=True)
     seen: list[list[str]] = []
+    peers = ScriptedSearch()
 
     class Stopped(Runner):
         """Looks at the spec, and leaves the work."""
@@ -87,7 +88,7 @@ def test_the_spec_carries_the_trackers(store: Store, tmp_path: Path) -> None:
     for trackers in ([], ["mlflow", "wandb"]):
         run = _collected(store, tmp_path)
         with pytest.raises(SystemExit):
-            Stopped(store.jobs, store.registry, None, None, work, Shutdown(), trackers=trackers).execute(run.id)  # type: ignore[arg-type]
+            Stopped(store.jobs, store.registry, None, peers, work, Shutdown(), trackers=trackers).execute(run.id)  # type: ignore[arg-type]
     assert seen == [[], ["mlflow", "wandb"]]
 
 
@@ -100,7 +101,7 @@ def test_tensorboard_follows_a_run_and_its_files_outlive_the_runs_folder(
     shutil.copytree(tiny.model, work / "weights" / OLD.digest)
     (tmp_path / "objects").mkdir()
     objects = from_url((tmp_path / "objects").as_uri())
-    runner = Runner(store.jobs, store.registry, objects, None, work, Shutdown(), trackers=["tensorboard"])  # type: ignore[arg-type]
+    runner = Runner(store.jobs, store.registry, objects, ScriptedSearch(), work, Shutdown(), trackers=["tensorboard"])  # type: ignore[arg-type]
     runner.execute(run.id)
     ended = store.jobs.get(RunRow, run.id)
     assert ended.state == "succeeded", ended.message

@@ -136,25 +136,37 @@ def test_i9_the_gate_decides_on_a_reranker_by_rankings_without_dimensions() -> N
     assert (worse.verdict, worse.reason.startswith("worse; ndcg@10")) == (Verdict.REJECT, True)
 
 
-def test_a_rollout_ends_when_its_collection_is_switched_back_without_it() -> None:
+def test_i8_a_rollout_is_settled_when_one_of_its_indexes_is_gone_and_ends_as_what_serves_says() -> None:
     row = RolloutRow(collection="films", from_digest="a", to_digest="b")
-    for serving, back in (("a", True), ("b", False), ("c", False)):
-        films = search.Collection(name="films", route=search.Route(encoder=VersionRef(digest=serving)))
-        assert upkeep.taken_back(row, Kind.ENCODER, [films]) == back
-        assert not upkeep.taken_back(row, Kind.RERANKER, [films])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for serving, held, over, back in (
+        ("b", "ab", False, False),
+        ("a", "ab", False, True),  # it may still be switched there again
+        ("a", "a", True, True),
+        ("b", "b", True, False),
+        ("c", "c", True, False),
+    ):
+        indexes = [search.Index(id=digest, encoder=VersionRef(digest=digest)) for digest in held]
+        route = search.Route(encoder=VersionRef(digest=serving))
+        films = [search.Collection(name="films", route=route, indexes=indexes)]
+        assert upkeep.settled(row, Kind.ENCODER, films, at) == over
+        assert upkeep.taken_back(row, Kind.ENCODER, films) == back
+    assert upkeep.settled(row, Kind.ENCODER, [], at)
     assert not upkeep.taken_back(row, Kind.ENCODER, [])
+    first = RolloutRow(collection="films", from_digest="", to_digest="b")
+    assert upkeep.taken_back(first, Kind.RERANKER, [search.Collection(name="films")])
 
 
 def test_i8_a_reranker_that_was_replaced_is_kept_as_long_as_an_index_would_be() -> None:
     switched = datetime(2026, 1, 1, tzinfo=UTC)
-    row = RolloutRow(collection="films", from_digest="a", history=[["retiring", switched.isoformat()]])
-    films = search.Collection(name="films", indexes=[search.Index(id="1", encoder=VersionRef(digest="a"))])
+    row = RolloutRow(collection="films", from_digest="a", to_digest="b", history=[["retiring", switched.isoformat()]])
+    films = search.Collection(name="films", indexes=[search.Index(encoder=VersionRef(digest=each)) for each in "ab"])
     films.settings.retention.FromTimedelta(timedelta(seconds=60))
     for seconds, over in ((0, False), (59, False), (60, True)):
         at = switched + timedelta(seconds=seconds)
-        assert upkeep.retired(row, Kind.RERANKER, [films], at) == over
-        assert not upkeep.retired(row, Kind.ENCODER, [films], at)  # its index is there
-    assert upkeep.retired(row, Kind.RERANKER, [], switched)  # the collection was deleted
+        assert upkeep.settled(row, Kind.RERANKER, [films], at) == over
+        assert not upkeep.settled(row, Kind.ENCODER, [films], at)  # its index is there
+    assert upkeep.settled(row, Kind.RERANKER, [], switched)  # the collection was deleted
 
 
 def test_scores_are_resampled_by_query_with_all_pairs_of_each() -> None:

@@ -133,18 +133,21 @@ class CollectionServicer(rpc.CollectionServiceServicer):
 
 
 async def _parcels(requests: AsyncIterator[pb.ImportCollectionRequest]) -> AsyncIterator[Parcel]:
-    came = 0
+    came, whole = 0, False
     async for request in requests:
+        if whole:
+            raise InvalidArgument(Violation("sent", "was not last; it says that all documents have come"))
         if request.WhichOneof("part") == "sent":
             if request.sent != came:
                 raise InvalidArgument(Violation("sent", f"is {request.sent}, but {came} documents came; import again"))
-            return
+            whole = True
+            continue
         if request.WhichOneof("part") != "document":
             raise InvalidArgument(Violation("document", "is missing; the header comes once, then documents only"))
         yield Parcel(*wire.parcel_of(request.document))
         came += 1
-    # As at the end of a stream that was broken off.
-    raise InvalidArgument(Violation("sent", "is missing; how many documents were sent comes last, when all were"))
+    if not whole:  # as at the end of a stream that was broken off
+        raise InvalidArgument(Violation("sent", "is missing; how many documents were sent comes last, when all were"))
 
 
 def _encoder(request: _EncoderRequest) -> tuple[str, int, str]:

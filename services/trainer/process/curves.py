@@ -67,6 +67,7 @@ class Curves(TrainerCallback):
             raise JobError(f"the loss became {loss} at step {state.global_step}; lower the learning rate")
         point = {"step": state.global_step, "epoch": float(state.epoch or 0), "loss": loss}
         self.losses.append(point)
+        self._write()
         say(
             stage="train",
             progress=state.global_step / max(1, state.max_steps),
@@ -81,10 +82,6 @@ class Curves(TrainerCallback):
         since, step = self._started
         pace = (time.monotonic() - since) / max(1, state.global_step - step)
         return pace * max(0, state.max_steps - state.global_step)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What goes on from a checkpoint knows what was noted before it."""
-        self._write()
 
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch."""

@@ -50,6 +50,8 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
                         raise InvalidArgument(Violation("rows", "is missing; the header comes once, then rows only"))
                     await _to_its_end(upload.take, request.rows.rows)
                 _check_whole(request, upload.taken)
+                if request and await _following(requests):
+                    raise InvalidArgument(Violation("sent", "was not last; it says that all rows have come"))
                 row = await _to_its_end(self._datasets.store, header, upload)
             finally:
                 upload.close()
