@@ -31,9 +31,13 @@ class Findings:
         self.rows.append(row(name, [value], "nDCG@10", ratio, goal))
 
     def compare(self, name: str, before: Marks, after: Marks) -> None:
-        """A row for each size of a model before and after; the ratio is to the full size."""
+        """What a model is like before and after, for the plot too."""
         self.sizes[name] = before, after
-        for when, marks in (("base", before), ("tuned", after)):
-            for size in marks.dense:
-                self.score(f"{name}, {when}, {size} numbers", marks.mean(size), marks.kept(size))
-            self.score(f"{name}, {when}, hybrid", marks.mean_hybrid)
+        self.show(f"{name}, base", before)
+        self.show(f"{name}, tuned", after)
+
+    def show(self, name: str, marks: Marks) -> None:
+        """A row for each size of a model, and hybrid; the ratio is to the full size."""
+        for size in marks.dense:
+            self.score(f"{name}, {size} numbers", marks.mean(size), marks.kept(size))
+        self.score(f"{name}, hybrid", marks.mean_hybrid)

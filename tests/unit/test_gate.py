@@ -67,6 +67,11 @@ def test_i9_worse_or_equal_is_rejected() -> None:
     assert decide(scores([0.6] * 80), scores([0.6] * 80), GatePolicy()).verdict is Verdict.REJECT
 
 
+def test_i9_a_handful_of_queries_says_nothing_either_way() -> None:
+    for queries, verdict in ((1, Verdict.INCONCLUSIVE), (9, Verdict.INCONCLUSIVE), (10, Verdict.REJECT)):
+        assert decide(scores([0.6] * queries), scores([0.4] * queries), GatePolicy()).verdict is verdict
+
+
 def test_i9_better_by_chance_is_inconclusive() -> None:
     before = [0.5] * 100
     after = [0.5] * 98 + [0.9, 0.3]

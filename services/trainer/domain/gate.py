@@ -112,7 +112,7 @@ def decide(before: Scores, after: Scores, policy: GatePolicy, guard: tuple[Score
         return GateResult(verdict, reason, queries, comparisons, guarded, guard_queries)
 
     worse = [c for c in deciding if c.high < 0]
-    if worse:
+    if worse and queries >= FEWEST_QUERIES:
         return result(Verdict.REJECT, f"worse{_where(worse[0])}; {numbers}")
     # The mean itself, not the end of its interval: with few queries that would forgive everything, or nothing.
     if forgotten := [c for c in guarded if c.metric == DECIDING_METRIC and c.difference < -policy.guard_margin]:
