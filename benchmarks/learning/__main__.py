@@ -4,8 +4,9 @@
     python -m benchmarks.learning --parts scifact  # parts alone: scifact, medquad, guard, reranker, curve
     python -m benchmarks.learning --short WEIGHTS --data FOLDER    # a tiny model: shows that it runs, no figures
 
-Each training is the product's own job process over a run's folder, as a worker leaves it. With --work runs and marks
-are kept, and a benchmark that was stopped goes on where it was: delete that folder when the trainer's code has changed.
+Each training is the product's own job process over a run's folder, as a worker leaves it (with --short, this one).
+With --work runs and marks are kept, and a benchmark that was stopped goes on where it was: delete that folder when the
+trainer's code has changed.
 """
 
 import argparse
@@ -146,7 +147,7 @@ def staged(data: Path, work: Path, short: str | None) -> tuple[Stage, Size]:
     """What is to be done with the real model, or with a tiny one."""
     sources = {name: data / name for name in (SCIFACT, MEDQUAD)}
     if short:
-        return Stage(sources, Path(short), work, replace(CONFIG, dimensions=(16,))), SHORT
+        return Stage(sources, Path(short), work, replace(CONFIG, dimensions=(16,)), apart=False), SHORT
     return Stage(sources, weights(BASE, work / "base"), work, CONFIG), FULL
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.figures import say
 from services.trainer.domain import gate
 from services.trainer.process import spec as files
+from services.trainer.process.__main__ import main as work
 
 _TOOK = "took.json"
 _COUNTS = ("rows", "train_queries", "validation_queries", "held_out_queries")
@@ -47,10 +48,18 @@ class Tuned:
         return {"config": self.details["config"], **data, **mixed, **said}
 
 
-def tune(folder: Path) -> Tuned:
-    """Run the job, unless this folder has seen it through already. Raises ``NotTuned``."""
+def tune(folder: Path, *, apart: bool = True) -> Tuned:
+    """Run the job, unless this folder has seen it through already; in a process of its own if ``apart``.
+
+    Raises ``NotTuned``.
+    """
     if not (folder / _TOOK).exists():
-        _run(folder)
+        started = time.monotonic()
+        if apart:
+            _run(folder)
+        else:
+            work(folder)
+        files.write_json(folder / _TOOK, {"seconds": time.monotonic() - started})
     result = json.loads((folder / files.RESULT).read_text())
     before, after = _scores(result)
     details = json.loads((folder / files.DETAILS).read_text())
@@ -66,7 +75,6 @@ def _scores(result: Mapping[str, Any]) -> tuple[gate.Scores, gate.Scores]:
 
 
 def _run(folder: Path) -> None:
-    started = time.monotonic()
     with (folder / "job.log").open("w") as log:
         command = [sys.executable, "-m", "services.trainer.process", str(folder)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
@@ -76,4 +84,3 @@ def _run(folder: Path) -> None:
                     say(f"  {folder.name}: {message}")
     if process.returncode != 0 or not (folder / files.RESULT).exists():
         raise NotTuned(f"{folder.name}: see {folder / 'job.log'}")
-    files.write_json(folder / _TOOK, {"seconds": time.monotonic() - started})

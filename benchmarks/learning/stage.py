@@ -29,6 +29,8 @@ class Stage:
     base: Path
     work: Path
     config: TrainingConfig
+    # Each training in a process of its own, as a worker has it.
+    apart: bool = True
     # What is worth knowing of each, beside the figures.
     runs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -71,7 +73,7 @@ class Stage:
         return reranking.examine(judge.weights, share, encoder, self.sources[on], self.work / "marks" / f"{name}.json")
 
     def _tuned(self, folder: Path, label: str) -> Tuned:
-        tuned = pupil.tune(folder)
+        tuned = pupil.tune(folder, apart=self.apart)
         told = {"run": label, **tuned.told}
         if told not in self.runs:
             self.runs.append(told)

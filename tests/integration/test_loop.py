@@ -148,11 +148,6 @@ def test_i8_a_rollout_is_rolled_back_by_request(client: Client, stack: Stack, ot
     assert (route.generation, route.encoder, route.index) == (3, first.encoder, first.index)
     answer = client.search("back", "tbaba tbaba", 1)
     assert (answer.results[0].id, answer.query_version) == ("since", first.encoder)
-    # Switched back without the rollout, it is seen, and nothing keeps the version for it.
-    again = client.start_rollout("back", rollout.to)
-    assert list(client.watch_rollout(again.id))[-1].state == ROLLOUT_STATE_RETIRING
-    assert client.roll_back_route("back", 4).encoder == first.encoder
-    until(lambda: client.rollout(again.id).state == ROLLOUT_STATE_ROLLED_BACK)
 
 
 def test_i9_a_candidate_that_is_no_better_is_not_promoted(client: Client) -> None:

@@ -18,11 +18,6 @@ from services.trainer.tables import RunRow
 from tests.support.jobs import NEW, OLD, ScriptedSearch, Store, leases
 
 
-@pytest.fixture
-def store(each_store: Store) -> Store:
-    return each_store
-
-
 class Deaf:
     """A broker that does not answer."""
 

@@ -11,11 +11,6 @@ from services.trainer.tables import RolloutRow
 from tests.support.jobs import NEW, OLD, ScriptedSearch, Store, leases, roll_out
 
 
-@pytest.fixture
-def store(each_store: Store) -> Store:
-    return each_store
-
-
 def test_a_rollout_goes_through_its_states_and_keeps_its_lease(store: Store) -> None:
     store.registry.report("replica", {NEW.digest: (VERSION_STATE_READY, "")})
     peers = ScriptedSearch()
