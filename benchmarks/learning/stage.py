@@ -47,14 +47,9 @@ class Stage:
                 lessons.guard(self._lesson(guard), guard, folder)
         return self._tuned(folder, label)
 
-    def judge(
-        self, name: str, sample: Sample, encoder: Path, base: Path, epochs: int = 0, learning_rate: float = 0.0
-    ) -> Tuned:
-        """Tune a reranker on the same, over what an encoder brings first; both are folders of weights.
-
-        Of epochs and learning rate 0 is what the trainer takes by itself.
-        """
-        config = replace(self.config, seed=sample.seed, dimensions=(), epochs=epochs, learning_rate=learning_rate)
+    def judge(self, name: str, sample: Sample, encoder: Path, base: Path, epochs: int = 0) -> Tuned:
+        """Tune a reranker on the same, over what an encoder brings first; both are folders of weights."""
+        config = replace(self.config, seed=sample.seed, dimensions=(), epochs=epochs, learning_rate=0.0)
         settings = json.dumps([asdict(sample), asdict(config), str(encoder)], sort_keys=True)
         label = f"reranker-{name}-{sample.judgments or 'all'}-{sample.seed}"
         folder = self.work / "runs" / f"{label}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
