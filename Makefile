@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests of so many files at a time.
+# Tests of so many files at a time; more threads in each would only wait for one another.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ up: $(VENV)/.demo ## Run the embedded stack until Ctrl-C.
 	$(BIN)/diapason up
 
 test: $(VENV)/.dev ## Run all tests, with real processes, on two cores.
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev ## Run the tests that need neither a stack nor training.
 	$(BIN)/python -m pytest -m "not slow"
