@@ -132,7 +132,7 @@ class Brought:
                 case "scored_pair":
                     self._say(row.scored_pair, row.scored_pair.document, row.scored_pair.score)
                 case "triplet":
-                    self._check(row.triplet)
+                    self._check_sides(row.triplet)
                     self._say(row.triplet, row.triplet.positive, 1.0)
                     self._say(row.triplet, row.triplet.negative, 0.0)
                 case "labelled":
@@ -156,7 +156,7 @@ class Brought:
         more = f" and {len(self.unknown) - _NAMED} more" if len(self.unknown) > _NAMED else ""
         return f"; the collection has no documents {first}{more}, which {self.unknown_judgments} judgments name"
 
-    def _check(self, row: pb.TripletRow) -> None:
+    def _check_sides(self, row: pb.TripletRow) -> None:
         """Raises ``FailedPrecondition`` for an id on one side whose text is on the other: it is one document."""
         names = {self._named(passage) for passage in (row.positive, row.negative)}
         if len(names) == 1:

@@ -85,6 +85,7 @@ def _learned(folder: Path) -> None:
     steering = [point["ndcg@10"] for point in details["validation"]]
     assert max(steering) > steering[0] + 0.2
     assert _mean(result, "after") > _mean(result, "before") + 0.2
+    assert 0 < result["judged@10"]["after"] <= 1
     compared = {one["metric"]: one for one in result["comparisons"]}
     assert compared["auc"]["after"] > 0.9
     assert compared["auc"]["low"] > 0

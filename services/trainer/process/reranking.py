@@ -91,8 +91,8 @@ def tune(spec: Spec, folder: Path) -> None:
     say(stage="export", progress=0.0, message="the candidate to OpenVINO")
     exporting.export(model, [], folder / CANDIDATE, share)
     compared = judging.held_out_pairs(judges, material, found)
-    found_judged = {"judged@10": shown.get("judged@10", {})}
-    result = {**measured, **found_judged, "comparisons": [asdict(one) for one in comparing.compare(compared)]}
+    result = {**measured, "comparisons": [asdict(one) for one in comparing.compare(compared)]}
+    result["judged@10"] = shown.get("judged@10", {})
     guarded = _guarded(model, share, spec, folder)
     if guarded:
         result["guard"] = guarded
